@@ -1,0 +1,40 @@
+"""Between character spans and token tags: the one place where the two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from smallm.documents import Span
+from smallm.labels import LabelSet, TagSpan
+
+Offsets = Sequence[tuple[int, int]]
+
+
+def token_span(span: Span, offsets: Offsets) -> TagSpan | None:
+    """The tokens that overlap `span`; None if there are none (a span of white space, say).
+
+    `offsets` are ascending, as Tokens has them.
+    """
+    covered = [index for index, (start, end) in enumerate(offsets) if start < span.end and end > span.start]
+    return TagSpan(covered[0], covered[-1] + 1, span.type) if covered else None
+
+
+def spans_to_tags(spans: Iterable[Span], offsets: Offsets, labels: LabelSet) -> list[int]:
+    """BIO tag ids per token. Where two spans meet in one token the earlier span keeps it."""
+    tags = [0] * len(offsets)
+    for span in spans:
+        tokens = token_span(span, offsets)
+        if tokens is None:
+            continue
+        start = next((i for i in range(tokens.start, tokens.end) if not tags[i]), tokens.end)
+        if start < tokens.end:
+            begin = labels.begin(span.type)
+            tags[start : tokens.end] = [begin] + [begin + 1] * (tokens.end - start - 1)
+    return tags
+
+
+def tags_to_spans(tags: Sequence[int], offsets: Offsets, labels: LabelSet) -> list[Span]:
+    """Character spans of BIO tag ids, from the first token's start to the last token's end."""
+    return [
+        Span(offsets[span.start][0], offsets[span.end - 1][1], span.type) for span in labels.decode(tags)
+    ]

@@ -1,0 +1,43 @@
+"""A text and its entities, in code points, end exclusive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from smallm.errors import DataError
+from smallm.labels import LabelSet
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """An entity: code points `start` to `end` of its text, end exclusive, and its type."""
+
+    start: int
+    end: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with its annotated entities, ordered and free of overlaps."""
+
+    id: str
+    text: str
+    spans: tuple[Span, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        previous = 0
+        for span in self.spans:
+            if not 0 <= span.start < span.end <= len(self.text):
+                raise DataError(
+                    f"document '{self.id}': span {span.start}-{span.end} lies outside the text of {len(self.text)} characters"
+                )
+            if span.start < previous:
+                raise DataError(f"document '{self.id}': span {span.start}-{span.end} overlaps or precedes another span")
+            previous = span.end
+
+
+def label_set(documents: Iterable[Document]) -> LabelSet:
+    """The entity types that occur in `documents`, sorted. Raises LabelError if there are none."""
+    return LabelSet(tuple(sorted({span.type for document in documents for span in document.spans})))

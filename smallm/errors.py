@@ -1,0 +1,63 @@
+"""Every error smallm raises on purpose. Edges (CLI, gRPC) map these, nothing else does."""
+
+from __future__ import annotations
+
+
+class SmallmError(Exception):
+    """Base of all expected failures; the message says what is wrong and what to do."""
+
+
+class DataError(SmallmError):
+    """Input data is malformed. The message names the file, line and field."""
+
+    def __init__(self, message: str, *, source: str = "", line: int = 0, field: str = "") -> None:
+        where = source + (f":{line}" if line else "")
+        parts = [where] if where else []
+        if field:
+            parts.append(f"field '{field}'")
+        super().__init__(": ".join([*parts, message]))
+        self.source, self.line, self.field = source, line, field
+
+
+class LabelError(SmallmError):
+    """A label or tag does not belong to the label set or tagging scheme in use."""
+
+
+class ArtifactError(SmallmError):
+    """A model folder, encoder or bundle is missing, incomplete, altered or of another version."""
+
+
+class MissingExtraError(SmallmError):
+    """A command needs an optional dependency that is not installed."""
+
+
+class LLMError(SmallmError):
+    """The LLM could not be asked or its reply not used; `reason` is one of the AbsenceReason names."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OverloadedError(SmallmError):
+    """The server's queue is full; the caller may retry after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(SmallmError):
+    """A request field is invalid; `field` is its path, as in `items[3].text`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.description = field, message
+
+
+class UnknownDomainError(SmallmError):
+    """The bundle has no head for the requested domain."""
+
+    def __init__(self, domain: str, known: list[str]) -> None:
+        super().__init__(f"no domain '{domain}' in this bundle; it has: {', '.join(known)}")
+        self.domain = domain

@@ -1,0 +1,116 @@
+"""Text to encoder tokens with code-point offsets: the one place that decides what a token is.
+
+One token per character, except that a run of Latin letters is one word for the encoder's
+WordPiece model. White space and control characters carry no token. Every token knows the code
+points it covers, so spans survive any text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from smallm.errors import ArtifactError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PIECES = Regex(r"[A-Za-zＡ-Ｚａ-ｚ]+|[^A-Za-zＡ-Ｚａ-ｚ]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenised text without special tokens.
+
+    ids: vocabulary ids, length n.
+    offsets: n pairs (start, end) in code points of the original text, end exclusive, both ascending.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> Tokens:
+        return Tokens(self.ids[part], self.offsets[part])
+
+
+class TextTokenizer:
+    """Wraps a BERT-style `tokenizers` tokenizer with this project's pre-tokenisation."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(_PIECES, behavior="isolated")]
+        )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            self._special_id(token) for token in SPECIAL_TOKENS
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTokenizer:
+        """Load `tokenizer.json`, or build one from a BERT `vocab.txt`, in `folder`.
+
+        Raises ArtifactError if neither is there or they lack BERT's special tokens.
+        """
+        if (folder / "tokenizer.json").is_file():
+            return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
+        if (folder / "vocab.txt").is_file():
+            return cls(_from_vocab_txt(folder))
+        raise ArtifactError(f"{folder}: no tokenizer.json or vocab.txt; is this an encoder folder?")
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: list[str]) -> TextTokenizer:
+        """A tokenizer whose vocabulary is `vocabulary`, special tokens first (see `pretrain`)."""
+        ids = {token: index for index, token in enumerate(vocabulary)}
+        tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.BertNormalizer(handle_chinese_chars=False)]
+        )
+        tokenizer.decoder = decoders.WordPiece()
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        return cls(tokenizer)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of entries in the vocabulary."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> Tokens:
+        """Tokenise `text`; see Tokens for shapes and units."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return Tokens(encoding.ids, encoding.offsets)
+
+    def encode_batch(self, texts: list[str]) -> list[Tokens]:
+        """Tokenise several texts, in parallel where the library does so."""
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def normalize(self, text: str) -> str:
+        """The text as the vocabulary sees it (case, width), for counting characters."""
+        return self._tokenizer.normalizer.normalize_str(text)
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json` to `path`."""
+        self._tokenizer.save(str(path))
+
+    def _special_id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ArtifactError(f"the tokenizer has no {token} token; a BERT-style vocabulary is needed")
+        return int(found)
+
+
+def _from_vocab_txt(folder: Path) -> Tokenizer:
+    """BERT's own normalisation over `vocab.txt`; `tokenizer_config.json` may say it keeps case."""
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    config_file = folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    vocabulary = {token: index for index, token in enumerate(lines)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=bool(config.get("do_lower_case", True)))
+    return tokenizer

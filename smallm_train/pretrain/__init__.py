@@ -1,0 +1,1 @@
+"""Pre-training of the embedded encoder: corpus -> vocabulary -> token streams -> model."""
