@@ -1,0 +1,60 @@
+"""Linear-chain CRF inference in numpy: Viterbi and exact marginals (Lafferty et al. 2001).
+
+Scores follow the paper: emissions plus N x N transitions, no start or end vectors. Transitions
+that BIO forbids are closed in `constrained`, the one place that does so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallm.labels import LabelSet
+
+Array = NDArray[np.float32]
+FORBIDDEN = -1e4
+
+
+def constrained(transitions: Array, labels: LabelSet) -> tuple[Array, Array]:
+    """(start, transitions) of shapes (N,) and (N, N) [from, to] with illegal BIO moves closed."""
+    tags = range(labels.num_tags)
+    legal = np.array([[labels.legal(previous, tag) for tag in tags] for previous in tags])
+    start = np.array([0.0 if labels.legal(None, tag) else FORBIDDEN for tag in tags], dtype=np.float32)
+    return start, np.where(legal, transitions, FORBIDDEN).astype(np.float32)
+
+
+def viterbi(emissions: Array, start: Array, transitions: Array) -> list[int]:
+    """The best tag sequence for emissions of shape (n, N); [] for n = 0. Ties take the lower tag."""
+    if not len(emissions):
+        return []
+    score = start + emissions[0]
+    back = np.zeros(emissions.shape, dtype=np.int64)
+    for position in range(1, len(emissions)):
+        candidates = score[:, None] + transitions
+        back[position] = candidates.argmax(axis=0)
+        score = candidates.max(axis=0) + emissions[position]
+    tags = [int(score.argmax())]
+    for position in range(len(emissions) - 1, 0, -1):
+        tags.append(int(back[position, tags[-1]]))
+    return tags[::-1]
+
+
+def marginals(emissions: Array, start: Array, transitions: Array) -> Array:
+    """Posterior tag probabilities, shape (n, N), by forward-backward."""
+    if not len(emissions):
+        return emissions
+    forward, backward = np.empty_like(emissions), np.zeros_like(emissions)
+    forward[0] = start + emissions[0]
+    for position in range(1, len(emissions)):
+        forward[position] = _logsumexp(forward[position - 1][:, None] + transitions, 0) + emissions[position]
+    for position in range(len(emissions) - 2, -1, -1):
+        following = emissions[position + 1] + backward[position + 1]
+        backward[position] = _logsumexp(transitions + following[None, :], 1)
+    total = forward + backward
+    return np.exp(total - _logsumexp(total, 1)[:, None]).astype(np.float32)
+
+
+def _logsumexp(values: Array, axis: int) -> Array:
+    highest = values.max(axis=axis, keepdims=True)
+    summed = np.log(np.exp(values - highest).sum(axis=axis, keepdims=True)) + highest
+    return np.asarray(summed.squeeze(axis), dtype=np.float32)
