@@ -1,0 +1,1 @@
+"""The LLM bridge: prompt, ask, remember, parse, align. It may fail; the local model then answers alone."""

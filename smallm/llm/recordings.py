@@ -1,0 +1,51 @@
+"""Recorded LLM answers: one JSON object a line with at least `text` and `response` (the raw reply)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from smallm.documents import Span
+from smallm.errors import DataError, LLMError
+from smallm.llm.align import align
+from smallm.llm.parse import parse_reply
+from smallm.llm.prompt import Prompt
+
+
+def read_replies(path: Path) -> dict[str, str]:
+    """Raw replies by text. Raises DataError naming the file, line and field."""
+    replies: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError("no such file", source=str(path)) from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not valid JSON ({error.msg})", source=str(path), line=number) from None
+        for field in ("text", "response"):
+            if not isinstance(record, dict) or not isinstance(record.get(field), str):
+                raise DataError("missing or not a string", source=str(path), line=number, field=field)
+        replies[record["text"]] = record["response"]
+    return replies
+
+
+def recorded_spans(texts: Sequence[str], replies: dict[str, str], prompt: Prompt) -> list[list[Span] | None]:
+    """The LLM's spans for each text; None where it is absent: not recorded, unparsable or a demonstration."""
+    types = [type_.name for type_ in prompt.types]
+    return [
+        None if text not in replies or prompt.is_demonstration(text) else answered_spans(replies[text], text, types)
+        for text in texts
+    ]
+
+
+def answered_spans(reply: str, text: str, types: Sequence[str]) -> list[Span] | None:
+    """The spans of one raw reply; None if it cannot be parsed."""
+    try:
+        return align(parse_reply(reply), text, types)
+    except LLMError:
+        return None
