@@ -45,9 +45,11 @@ def new_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        mask = _umask()
+        temporary.chmod(0o777 & ~mask)
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~mask)  # some writers make files that only their owner can read
                 _sync(file)
         if path.exists():
             _exchange(temporary, path)

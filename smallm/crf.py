@@ -1,4 +1,4 @@
-"""Linear-chain CRF inference in numpy: Viterbi and exact marginals (Lafferty et al. 2001).
+"""Linear-chain CRF inference in numpy: Viterbi and exact span posteriors (Lafferty et al. 2001).
 
 Scores follow the paper: emissions plus N x N transitions, no start or end vectors. Transitions
 that BIO forbids are closed in `constrained`, the one place that does so.
@@ -39,10 +39,15 @@ def viterbi(emissions: Array, start: Array, transitions: Array) -> list[int]:
     return tags[::-1]
 
 
-def marginals(emissions: Array, start: Array, transitions: Array) -> Array:
-    """Posterior tag probabilities, shape (n, N), by forward-backward."""
-    if not len(emissions):
-        return emissions
+def run_posteriors(
+    emissions: Array, start: Array, transitions: Array, tags: list[int], runs: list[tuple[int, int]]
+) -> list[float]:
+    """Posterior probability of `tags` on each run of positions [start, end), by forward-backward.
+
+    Exact for the run whatever surrounds it: the field confidence of Culotta and McCallum (2004).
+    """
+    if not runs:
+        return []
     forward, backward = np.empty_like(emissions), np.zeros_like(emissions)
     forward[0] = start + emissions[0]
     for position in range(1, len(emissions)):
@@ -50,8 +55,14 @@ def marginals(emissions: Array, start: Array, transitions: Array) -> Array:
     for position in range(len(emissions) - 2, -1, -1):
         following = emissions[position + 1] + backward[position + 1]
         backward[position] = _logsumexp(transitions + following[None, :], 1)
-    total = forward + backward
-    return np.exp(total - _logsumexp(total, 1)[:, None]).astype(np.float32)
+    total = float(_logsumexp(forward[-1], 0))
+    scores = []
+    for first, end in runs:
+        score = forward[first, tags[first]] + backward[end - 1, tags[end - 1]]
+        for position in range(first + 1, end):
+            score += transitions[tags[position - 1], tags[position]] + emissions[position, tags[position]]
+        scores.append(min(1.0, float(np.exp(score - total))))
+    return scores
 
 
 def _logsumexp(values: Array, axis: int) -> Array:

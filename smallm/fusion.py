@@ -1,0 +1,94 @@
+"""What a head's emissions, the LLM's spans and the choice made on dev give: entities with score and source.
+
+Training-time evaluation and the server both end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smallm.alignment import Offsets, tags_to_spans
+from smallm.crf import Array, run_posteriors, viterbi
+from smallm.documents import Span
+from smallm.labels import LabelSet
+from smallm.votes import one_hot
+
+HeadFunction = Callable[[NDArray[np.floating], Array], Array]
+"""Features (n, layers, hidden) and votes (n, N) to emissions (n, N)."""
+
+
+class Way(StrEnum):
+    """The three ways to answer; training chooses one on dev (never ship less than the best of them)."""
+
+    LLM = "llm"
+    LOCAL = "local"
+    FUSED = "fused"
+
+
+class Source(StrEnum):
+    """Who found an entity with this very span and type; LOCAL for what only the head came to."""
+
+    LLM = "llm"
+    LOCAL = "local"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A recognised span. `score` is the CRF's posterior probability of its tags, 0 to 1."""
+
+    span: Span
+    score: float
+    source: Source
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The CRF of one domain. `start` (N,) and `transitions` (N, N) as `smallm.crf.constrained` gives them."""
+
+    labels: LabelSet
+    start: Array
+    transitions: Array
+
+    def tags(self, emissions: Array) -> list[int]:
+        """The best tag sequence of emissions (n, N)."""
+        return viterbi(emissions, self.start, self.transitions)
+
+    def scored(self, emissions: Array, tags: list[int], offsets: Offsets) -> list[tuple[Span, float]]:
+        """The spans of `tags` with their posterior probabilities under `emissions`."""
+        runs = [(run.start, run.end) for run in self.labels.decode(tags)]
+        scores = run_posteriors(emissions, self.start, self.transitions, tags, runs)
+        return list(zip(tags_to_spans(tags, offsets, self.labels), scores, strict=True))
+
+
+def recognize(
+    features: NDArray[np.floating],
+    offsets: Offsets,
+    answer: Sequence[Span] | None,
+    head: HeadFunction,
+    decoder: Decoder,
+    way: Way,
+) -> list[Entity]:
+    """Entities of one text, ascending. Without an LLM answer (None) every way is the local one."""
+    if not len(offsets):
+        return []
+    votes = one_hot(answer, offsets, decoder.labels)
+    emissions = head(features, np.zeros_like(votes))
+    tags = decoder.tags(emissions)
+    found = set(tags_to_spans(tags, offsets, decoder.labels))
+    if answer is not None and way is not Way.LOCAL:
+        emissions = head(features, votes)
+        tags = decoder.tags(emissions) if way is Way.FUSED else [int(tag) for tag in votes.argmax(axis=1)]
+    scored = decoder.scored(emissions, tags, offsets)
+    return [Entity(span, score, _source(span, answer, found)) for span, score in scored]
+
+
+def _source(span: Span, answer: Sequence[Span] | None, local: set[Span]) -> Source:
+    if answer is None or span not in answer:
+        return Source.LOCAL
+    return Source.BOTH if span in local else Source.LLM

@@ -1,0 +1,151 @@
+"""The model folder: what `smallm train` writes, `smallm evaluate` and `export-onnx` read.
+
+    model.json             types, encoder reference, head shape, choice on dev, how it was trained
+    head.safetensors       the head's weights and the CRF's transitions
+    tokenizer.json         the encoder's tokenizer
+    prompt.json            what the LLM is told (absent without LLM answers)
+    reference.safetensors  token ids, votes, gold tags and emissions of dev and train texts: export
+                           calibrates int8 on them and measures its parity against them
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from smallm import __version__, atomic
+from smallm.errors import ArtifactError, DataError
+from smallm.fusion import Way
+from smallm.labels import LabelSet
+from smallm.llm.prompt import Prompt
+from smallm.tokenization import TextTokenizer
+
+FORMAT = 1
+MODEL_FILE = "model.json"
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Which head and its sizes. `layers` are the encoder layers it reads, 0 the embeddings."""
+
+    kind: str
+    width: int
+    layers: list[int]
+    hidden: int
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One text as the head saw it: ids (n,), votes (n, N), gold tags (n,), PyTorch's emissions (n, N)."""
+
+    ids: NDArray[np.int64]
+    votes: NDArray[np.float32]
+    tags: NDArray[np.int64]
+    emissions: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained domain, without the encoder's weights."""
+
+    domain: str
+    labels: LabelSet
+    encoder_name: str
+    encoder_fingerprint: str
+    window: int
+    head: HeadShape
+    weights: Tensors
+    way: Way
+    prompt: Prompt | None
+    dev_references: list[Reference]
+    train_references: list[Reference]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def write(path: Path, model: Model, tokenizer: TextTokenizer) -> None:
+    """Write the folder in one step; an existing one is replaced, never mixed."""
+    card = {
+        "format": FORMAT,
+        "smallm": __version__,
+        "domain": model.domain,
+        "types": list(model.labels.types),
+        "encoder": {"name": model.encoder_name, "fingerprint": model.encoder_fingerprint, "window": model.window},
+        "head": asdict(model.head),
+        "way": str(model.way),
+        "training": model.training,
+    }
+    with atomic.new_directory(path) as folder:
+        save_file(model.weights, folder / "head.safetensors")
+        tokenizer.save(folder / "tokenizer.json")
+        if model.prompt is not None:
+            atomic.write_json(folder / "prompt.json", model.prompt.to_json())
+        references = _pack("dev", model.dev_references) | _pack("train", model.train_references)
+        save_file(references, folder / "reference.safetensors")
+        atomic.write_json(folder / MODEL_FILE, card)
+
+
+def read(path: Path) -> Model:
+    """Read a model folder. Raises ArtifactError naming what is missing or of another version."""
+    card = read_card(path)
+    try:
+        weights = load_file(path / "head.safetensors")
+        references = load_file(path / "reference.safetensors")
+        prompt_file = path / "prompt.json"
+        prompt = Prompt.load(prompt_file) if prompt_file.is_file() else None
+        return Model(
+            domain=card["domain"],
+            labels=LabelSet(tuple(card["types"])),
+            encoder_name=card["encoder"]["name"],
+            encoder_fingerprint=card["encoder"]["fingerprint"],
+            window=int(card["encoder"]["window"]),
+            head=HeadShape(**card["head"]),
+            weights=weights,
+            way=Way(card["way"]),
+            prompt=prompt,
+            dev_references=_unpack("dev", references),
+            train_references=_unpack("train", references),
+            training=card["training"],
+        )
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: {Path(str(error.filename)).name} is missing; train the model again") from None
+    except (KeyError, TypeError, ValueError, SafetensorError, DataError) as error:
+        raise ArtifactError(f"{path}: damaged model folder ({error}); train the model again") from None
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """`model.json` alone, checked for its format version. Raises ArtifactError."""
+    try:
+        card = json.loads((path / MODEL_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path}: no {MODEL_FILE}; `smallm train` writes such a folder") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path / MODEL_FILE}: not valid JSON ({error.msg}, line {error.lineno})") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else None
+        raise ArtifactError(f"{path / MODEL_FILE}: model format {found}; this smallm {__version__} reads {FORMAT}")
+    return card
+
+
+def _pack(name: str, references: list[Reference]) -> Tensors:
+    packed: Tensors = {f"{name}.lengths": np.array([len(reference.ids) for reference in references], dtype=np.int64)}
+    for part in ("ids", "votes", "tags", "emissions") if references else ():
+        packed[f"{name}.{part}"] = np.concatenate([getattr(reference, part) for reference in references])
+    return packed
+
+
+def _unpack(name: str, tensors: Tensors) -> list[Reference]:
+    lengths = tensors[f"{name}.lengths"]
+    if not len(lengths):
+        return []
+    ends = np.cumsum(lengths)[:-1]
+    parts = (np.split(tensors[f"{name}.{part}"], ends) for part in ("ids", "votes", "tags", "emissions"))
+    return [Reference(*values) for values in zip(*parts, strict=True)]
