@@ -59,6 +59,13 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder for intermediate files, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="smallm-") as name:
+        yield Path(name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8) in one step."""
     with new_file(path) as temporary:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from smallm import atomic
 from smallm.encoder import Encoder
@@ -33,7 +33,7 @@ class FrozenEncoder:
         ).eval()
         self.layers = feature_layers(self._model.config.num_hidden_layers)
         self.hidden = int(self._model.config.hidden_size)
-        self.window = int(self._model.config.max_position_embeddings) - 2
+        self.window = _positions(self._model.config) - 2  # without [CLS] and [SEP]
 
     def features(self, texts: Sequence[Tokens], title: str = "encoding") -> list[Features]:
         """Hidden states of the chosen layers, one (n, layers, hidden) array a text; cached on disk."""
@@ -70,6 +70,12 @@ def feature_layers(count: int) -> list[int]:
     """The embeddings (layer 0) and up to four evenly spaced layers that end in the last."""
     kept = min(count, 4)
     return [0, *(round(count * (index + 1) / kept) for index in range(kept))]
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """Tokens the encoder takes; RoBERTa's kind counts positions from the padding id onwards."""
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return int(config.max_position_embeddings) - offset
 
 
 def _cache_folder() -> Path:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from smallm.alignment import tags_to_spans
 from smallm.fusion import Decoder
 from smallm.labels import LabelSet
-from smallm.alignment import tags_to_spans
 from smallm.scoring import score
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Example, collate
@@ -28,11 +29,11 @@ class Options:
     weights, which is what is evaluated and kept (Polyak and Juditsky 1992).
     """
 
-    max_epochs: int = 80
-    min_epochs: int = 25
-    patience: int = 15
+    max_epochs: int = 60
+    min_epochs: int = 20
+    patience: int = 12
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 5e-4
     absent_share: float = 0.3
     averaging: float = 0.98
@@ -41,12 +42,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Progress:
-    """One epoch: mean loss a document, and dev F1 of the head with (`fused`) and without the LLM (`local`)."""
+    """One epoch: mean loss a document, dev F1 of the head with the LLM (`fused`, at `alpha`) and without (`local`)."""
 
     epoch: int
     loss: float
     fused: float
     local: float
+    alpha: float
 
     @property
     def criterion(self) -> float:
@@ -64,6 +66,7 @@ def fit(
 ) -> Progress:
     """Train `head` in place and leave the weights of the best dev epoch in it; that epoch's figures."""
     train = [example for example in train if len(example.tokens)]
+    head.standardize(torch.from_numpy(np.concatenate([example.features for example in train]).astype(np.float32)))
     rng = np.random.default_rng(options.seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(
@@ -75,8 +78,7 @@ def fit(
         head.train()
         losses = [_step(head, batch, optimizer, average, options, rng) for batch in _batches(train, options, rng)]
         candidate: Head = average.module
-        fused, local = dev_f1(candidate, labels, dev)
-        progress = Progress(epoch, sum(losses) / len(losses), fused, local)
+        progress = Progress(epoch, sum(losses) / len(losses), *dev_f1(candidate, labels, dev))
         report(progress)
         if best is None or progress.criterion > best.criterion:
             best, best_state = progress, copy.deepcopy(candidate.state_dict())
@@ -84,20 +86,41 @@ def fit(
             break
     assert best is not None
     head.load_state_dict(best_state)
+    head.alpha = best.alpha
     head.eval()
     return best
 
 
-def dev_f1(head: Head, labels: LabelSet, examples: Sequence[Example]) -> tuple[float, float]:
-    """(fused, local) micro F1 on `examples`; fused sees the answers there are."""
-    return _f1(head, labels, examples, True), _f1(head, labels, examples, False)
+def dev_f1(head: Head, labels: LabelSet, examples: Sequence[Example]) -> tuple[float, float, float]:
+    """(fused, local, alpha): micro F1 on `examples` with the votes at the best of the head's alphas, and without.
+
+    Of equal alphas the one furthest from the training weight, that is nearest to the LLM, is taken.
+    """
+    decode = decoder(head, labels)
+    gold = [example.document.spans for example in examples]
+
+    def f1(scores: Sequence[NDArray[np.float32]]) -> float:
+        offsets = (example.tokens.offsets for example in examples)
+        tags = (decode.tags(emitted) for emitted in scores)
+        return float(score(gold, [tags_to_spans(t, o, labels) for t, o in zip(tags, offsets, strict=True)])["f1"])
+
+    local = f1(emissions(head, examples, with_votes=False))
+    if all(example.answer is None for example in examples):
+        return local, local, head.alpha
+    fused = emissions(head, examples, with_votes=True)
+    by_alpha = {}
+    for alpha in head.alphas:
+        added = alpha - head.alpha
+        by_alpha[alpha] = f1([scores + added * example.votes for scores, example in zip(fused, examples, strict=True)])
+    best = max(by_alpha, key=lambda alpha: (by_alpha[alpha], alpha))
+    return by_alpha[best], local, best
 
 
-def emissions(head: Head, examples: Sequence[Example], *, with_votes: bool, batch_size: int = 16) -> list[np.ndarray]:
+def emissions(head: Head, examples: Sequence[Example], *, with_votes: bool, batch_size: int = 16) -> list[NDArray[np.float32]]:
     """Fused scores (n, N) of each example, without dropout."""
     head.eval()
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
-    results: dict[int, np.ndarray] = {}
+    results: dict[int, NDArray[np.float32]] = {}
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         batch = collate([examples[index] for index in chosen], [with_votes] * len(chosen))
@@ -141,12 +164,3 @@ def _batches(examples: list[Example], options: Options, rng: np.random.Generator
     size = options.batch_size
     batches = [[examples[i] for i in order[first : first + size]] for first in range(0, len(order), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _f1(head: Head, labels: LabelSet, examples: Sequence[Example], with_votes: bool) -> float:
-    decode = decoder(head, labels)
-    guessed = [
-        tags_to_spans(decode.tags(scores), example.tokens.offsets, labels)
-        for scores, example in zip(emissions(head, examples, with_votes=with_votes), examples, strict=True)
-    ]
-    return float(score([example.document.spans for example in examples], guessed)["f1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from smallm.documents import Span
@@ -13,13 +14,45 @@ from smallm.llm.parse import parse_reply
 from smallm.llm.prompt import Prompt
 
 
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """Raw replies by text, and the prompt they answer."""
+
+    prompt: Prompt
+    replies: dict[str, str]
+
+    def spans(self, texts: Sequence[str]) -> list[list[Span] | None]:
+        """The LLM's spans for each text; None where it is absent: not recorded, unparsable or a demonstration."""
+        types = [type_.name for type_ in self.prompt.types]
+        return [
+            None
+            if text not in self.replies or self.prompt.is_demonstration(text)
+            else answered_spans(self.replies[text], text, types)
+            for text in texts
+        ]
+
+
+def read_answers(path: Path, prompt_path: Path | None = None, fallback: Prompt | None = None) -> RecordedAnswers:
+    """Read recordings and their prompt: `prompt_path`, else `prompt.json` beside them, else `fallback`.
+
+    Raises DataError naming the file, line and field.
+    """
+    replies = read_replies(path)
+    beside = path.with_name("prompt.json")
+    if prompt_path is None and not beside.is_file() and fallback is not None:
+        return RecordedAnswers(fallback, replies)
+    return RecordedAnswers(Prompt.load(prompt_path or beside), replies)
+
+
 def read_replies(path: Path) -> dict[str, str]:
     """Raw replies by text. Raises DataError naming the file, line and field."""
     replies: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a reply
     except FileNotFoundError:
         raise DataError("no such file", source=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start}", source=str(path)) from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -32,15 +65,6 @@ def read_replies(path: Path) -> dict[str, str]:
                 raise DataError("missing or not a string", source=str(path), line=number, field=field)
         replies[record["text"]] = record["response"]
     return replies
-
-
-def recorded_spans(texts: Sequence[str], replies: dict[str, str], prompt: Prompt) -> list[list[Span] | None]:
-    """The LLM's spans for each text; None where it is absent: not recorded, unparsable or a demonstration."""
-    types = [type_.name for type_ in prompt.types]
-    return [
-        None if text not in replies or prompt.is_demonstration(text) else answered_spans(replies[text], text, types)
-        for text in texts
-    ]
 
 
 def answered_spans(reply: str, text: str, types: Sequence[str]) -> list[Span] | None:

@@ -1,0 +1,150 @@
+"""The bundle: what `export-onnx` writes and the server needs, and nothing else.
+
+    manifest.json            versions, encoder, domains (labels, CRF, choice), parity, sha256 of every file
+    tokenizer.json
+    encoder.onnx             one for all domains
+    heads/DOMAIN/head.onnx
+    heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM answers)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smallm import __version__, atomic
+from smallm.crf import Array, constrained
+from smallm.errors import ArtifactError, LabelError, UnknownDomainError
+from smallm.fusion import Decoder, Way
+from smallm.labels import LabelSet
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+TOKENIZER = "tokenizer.json"
+
+
+def head_file(domain: str) -> str:
+    """Path of a domain's head graph inside the bundle."""
+    return f"heads/{domain}/head.onnx"
+
+
+def prompt_file(domain: str) -> str:
+    """Path of a domain's prompt inside the bundle."""
+    return f"heads/{domain}/prompt.json"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One head: its entity types, CRF transitions (N rows of N), how it answers, and figures for people."""
+
+    types: list[str]
+    transitions: list[list[float]]
+    way: str
+    training: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+
+    def decoder(self) -> Decoder:
+        """The domain's CRF."""
+        labels = LabelSet(tuple(self.types))
+        matrix: Array = np.array(self.transitions, dtype=np.float32)
+        if matrix.shape != (labels.num_tags, labels.num_tags):
+            raise ArtifactError(f"transitions of shape {matrix.shape} do not fit {labels.num_tags} tags")
+        return Decoder(labels, *constrained(matrix, labels))
+
+    @property
+    def answers_by(self) -> Way:
+        """The way chosen on dev."""
+        return Way(self.way)
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """`window` counts tokens without [CLS] and [SEP]."""
+
+    name: str
+    fingerprint: str
+    window: int
+    layers: list[int]
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`. `tools` are the versions of what made the bundle; `files` is filled in by `seal`."""
+
+    quantization: str
+    encoder: EncoderInfo
+    domains: dict[str, Domain]
+    tools: dict[str, str]
+    format: int = FORMAT
+    smallm: str = __version__
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def domain(self, name: str) -> tuple[str, Domain]:
+        """A domain by name; '' means the only one. Raises UnknownDomainError."""
+        if not name and len(self.domains) == 1:
+            name = next(iter(self.domains))
+        if name not in self.domains:
+            raise UnknownDomainError(name, list(self.domains))
+        return name, self.domains[name]
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` with the size and sha256 of every file in `folder`."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    hashes = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files
+    }
+    atomic.write_json(folder / MANIFEST, asdict(manifest) | {"files": hashes})
+
+
+def read(folder: Path, *, verify: bool = True) -> Manifest:
+    """Read a bundle's manifest and, unless told otherwise, check every file's hash. Raises ArtifactError."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{folder}: no {MANIFEST}; `smallm export-onnx` writes such a bundle") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{folder / MANIFEST}: not valid JSON ({error.msg}, line {error.lineno})") from None
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise ArtifactError(f"{folder}: bundle format {found}; this smallm {__version__} reads {FORMAT}")
+    try:
+        domains = {name: Domain(**domain) for name, domain in value["domains"].items()}
+        manifest = Manifest(**{**value, "encoder": EncoderInfo(**value["encoder"]), "domains": domains})
+        for domain in domains.values():
+            domain.decoder(), domain.answers_by  # noqa: B018 - fail here, not at the first request
+    except (KeyError, TypeError, ValueError, LabelError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: damaged ({error}); export the bundle again") from None
+    if verify:
+        _verify(folder, manifest)
+    return manifest
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in the bundle."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    needed = [ENCODER, TOKENIZER, *(head_file(name) for name in manifest.domains)]
+    unlisted = [name for name in needed if name not in manifest.files]
+    if unlisted:
+        raise ArtifactError(f"{folder / MANIFEST}: does not list {', '.join(unlisted)}; export the bundle again")
+    for name, stated in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactError(f"{folder}: {name} is missing; copy the bundle again")
+        if _sha256(file) != stated["sha256"]:
+            raise ArtifactError(f"{folder}: {name} was altered (its sha256 differs from the manifest's); copy it again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""What the other packages offer by name: commands, and recognizers of a saved artefact.
+
+Modules are imported when asked for, so that a plain install runs the client and says which extra
+the rest needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from smallm.documents import Span
+from smallm.errors import ArtifactError, MissingExtraError
+from smallm.fusion import Entity, Way
+from smallm.llm.prompt import Prompt
+
+
+class CommandModule(Protocol):
+    """What a command's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; the exit status."""
+
+
+class Recognizer(Protocol):
+    """A trained domain that answers, whatever runs it."""
+
+    way: Way
+    prompt: Prompt | None
+
+    def recognize(
+        self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way
+    ) -> list[list[Entity]]:
+        """Entities of each text, given the LLM's spans for it or None."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives, its one-line help, and the extra that its imports need."""
+
+    module: str
+    help: str
+    extra: str
+
+
+COMMANDS = {
+    "recognize": Command("smallm.recognize", "send texts to a server, print entities", ""),
+    "serve": Command("smallm_runtime.command", "serve a bundle through gRPC", "cpu"),
+    "llm": Command("smallm.llm.command", "the store of LLM answers: import, stats", "cpu"),
+    "train": Command("smallm_train.command", "train a domain's head on annotated data and LLM answers", "train"),
+    "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
+    "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
+    "pretrain": Command("smallm_train.pretrain.command", "pre-train an encoder from text files", "train"),
+}
+
+
+def load_command(name: str) -> CommandModule:
+    """Import a command's module. Raises MissingExtraError if its extra is not installed."""
+    command = COMMANDS[name]
+    return _import(command.module, f"`smallm {name}`", command.extra)  # type: ignore[return-value]
+
+
+def load_recognizer(path: Path, domain: str = "", encoder: str = "") -> Recognizer:
+    """A model folder through PyTorch, a bundle through ONNX Runtime. Raises ArtifactError, MissingExtraError."""
+    for marker, module, extra in (
+        ("manifest.json", "smallm_runtime.recognizer", "cpu"),
+        ("model.json", "smallm_train.recognizer", "train"),
+    ):
+        if (path / marker).is_file():
+            loaded: Recognizer = _import(module, str(path), extra).load(path, domain, encoder)  # type: ignore[attr-defined]
+            return loaded
+    raise ArtifactError(f"{path}: neither a model folder (model.json) nor a bundle (manifest.json)")
+
+
+def _import(module: str, needed_by: str, extra: str) -> object:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "").startswith(("smallm.", "smallm_train.", "smallm_export.", "smallm_runtime.")):
+            raise
+        raise MissingExtraError(
+            f"{needed_by} needs {error.name}, which is not installed: pip install 'smallm[{extra}]'"
+        ) from None
