@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from smallm.documents import Span
 from smallm.errors import ArtifactError, MissingExtraError
-from smallm.fusion import Entity, Way
-from smallm.llm.prompt import Prompt
+
+if TYPE_CHECKING:  # a plain install has no numpy
+    from smallm.documents import Span
+    from smallm.fusion import Entity, Way
+    from smallm.llm.prompt import Prompt
 
 
 class CommandModule(Protocol):

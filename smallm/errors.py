@@ -61,3 +61,11 @@ class UnknownDomainError(SmallmError):
     def __init__(self, domain: str, known: list[str]) -> None:
         super().__init__(f"no domain '{domain}' in this bundle; it has: {', '.join(known)}")
         self.domain = domain
+
+
+class ServerError(SmallmError):
+    """A server refused or could not be reached; `code` is the gRPC status code's name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code

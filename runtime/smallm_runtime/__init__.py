@@ -1,0 +1,1 @@
+"""A bundle behind gRPC, on ONNX Runtime. Imports neither torch nor transformers."""

@@ -1,0 +1,44 @@
+"""Generate the gRPC stubs into smallm/ner/v1 (`--check`: fail if those there differ)."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from google.rpc import status_pb2
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOGLE = Path(status_pb2.__file__).parents[2]  # googleapis-common-protos ships its .proto files
+SOURCES = ["smallm/ner/v1/ner.proto"]
+
+
+def generate(out: Path) -> None:
+    """Run protoc on every source into `out`."""
+    options = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    status = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{GOOGLE}", *options, *SOURCES])
+    if status:
+        sys.exit(status)
+
+
+def main() -> int:
+    """0 if the stubs are written, or with --check if they match."""
+    if "--check" not in sys.argv:
+        generate(ROOT)
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        generate(Path(name))
+        made = sorted(Path(name).rglob("*.py*"))
+        stale = [file for file in made if not _same(file, ROOT / file.relative_to(name))]
+    for file in stale:
+        print(f"{file.relative_to(name)} does not match proto/; run `make proto`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

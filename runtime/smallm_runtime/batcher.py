@@ -1,0 +1,108 @@
+"""Gathers what waits while the engine is busy into its next batch. One task owns the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from smallm.errors import OverloadedError
+from smallm.fusion import Entity
+from smallm_runtime.engine import Item
+
+_log = logging.getLogger(__name__)
+RETRY_AFTER_S = 0.5
+RecognizeFunction = Callable[[Sequence[Item]], list[list[Entity]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Entities of one item, and how it fared: seconds queued and in the model, items in its batch."""
+
+    entities: list[Entity]
+    queue_s: float
+    model_s: float
+    batch_size: int
+
+
+@dataclass
+class _Waiting:
+    item: Item
+    future: asyncio.Future[Outcome]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Bounded queue before one engine thread.
+
+    A future exists before its item is queued; items whose caller has gone are dropped before they
+    cost anything; a batch that fails is run again one by one, so that only the bad item fails.
+    """
+
+    def __init__(self, recognize: RecognizeFunction, max_queue: int = 512, max_batch: int = 32) -> None:
+        self._recognize, self._max_batch = recognize, max_batch
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(max_queue)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self, died: Callable[[], None]) -> None:
+        """Start the worker; `died` is called if it ever ends without `close`."""
+        self._worker = asyncio.create_task(self._run())
+        self._worker.add_done_callback(lambda task: None if task.cancelled() else died())
+
+    async def submit(self, item: Item) -> Outcome:
+        """Recognise one item. Raises OverloadedError if the queue is full, or what the engine raised."""
+        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(waiting)
+        except asyncio.QueueFull:
+            raise OverloadedError(f"{self._queue.maxsize} texts are waiting already", RETRY_AFTER_S) from None
+        return await waiting.future
+
+    async def close(self) -> None:
+        """Finish what is queued, then stop."""
+        while not self._queue.empty() and self._worker is not None and not self._worker.done():
+            await asyncio.sleep(0.01)
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        self._executor.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        while True:
+            waiting = [await self._queue.get()]
+            while len(waiting) < self._max_batch and not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            alive = [one for one in waiting if not one.future.done()]
+            if alive:
+                await self._run_batch(alive)
+
+    async def _run_batch(self, batch: Sequence[_Waiting]) -> None:
+        begin = time.perf_counter()
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._recognize, [one.item for one in batch]
+            )
+        except Exception as error:
+            if len(batch) == 1:
+                _settle(batch[0].future, error)
+                return
+            _log.warning("a batch of %d failed (%s); running its texts one by one", len(batch), type(error).__name__)
+            for one in batch:
+                await self._run_batch([one])
+            return
+        took = time.perf_counter() - begin
+        for one, entities in zip(batch, results, strict=True):
+            _settle(one.future, Outcome(entities, begin - one.since, took, len(batch)))
+
+
+def _settle(future: asyncio.Future[Outcome], result: Outcome | Exception) -> None:
+    if future.done():  # its caller went away meanwhile
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

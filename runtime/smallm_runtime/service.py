@@ -1,0 +1,149 @@
+"""The gRPC service: messages in and out, nothing else decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from smallm.errors import InvalidRequestError
+from smallm.fusion import Entity
+from smallm.llm.bridge import Answer, Bridge, Mode
+from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
+from smallm_runtime.batcher import Batcher, Outcome
+from smallm_runtime.engine import Engine, Item
+from smallm_runtime.status import to_status
+
+MAX_TEXT = 20_000  # code points
+MAX_BATCH = 256  # items of one BatchRecognize
+IN_FLIGHT = 64  # items of one stream being worked on
+_MODES = {
+    ner_pb2.LLM_MODE_OFF: Mode.OFF,
+    ner_pb2.LLM_MODE_CACHED_ONLY: Mode.CACHED_ONLY,
+    ner_pb2.LLM_MODE_WAIT: Mode.WAIT,
+}
+
+
+class NerService(ner_pb2_grpc.NerServiceServicer):
+    """See proto/smallm/ner/v1/ner.proto."""
+
+    def __init__(self, engine: Engine, batcher: Batcher, bridge: Bridge, default_mode: Mode) -> None:
+        self._engine, self._batcher, self._bridge, self._default_mode = engine, batcher, bridge, default_mode
+
+    async def Recognize(self, request: ner_pb2.RecognizeRequest, context: Any) -> ner_pb2.RecognizeResponse:  # noqa: N802
+        """One text."""
+        return await self._recognize(request, "")
+
+    async def BatchRecognize(  # noqa: N802
+        self, request: ner_pb2.BatchRecognizeRequest, context: Any
+    ) -> ner_pb2.BatchRecognizeResponse:
+        """Several texts, each with its own fate."""
+        if len(request.items) > MAX_BATCH:
+            raise InvalidRequestError("items", f"{len(request.items)} items; at most {MAX_BATCH} a call")
+        items = (self._item(item, f"items[{index}].") for index, item in enumerate(request.items))
+        return ner_pb2.BatchRecognizeResponse(items=await asyncio.gather(*items))
+
+    async def StreamRecognize(  # noqa: N802
+        self, requests: AsyncIterator[ner_pb2.StreamRecognizeRequest], context: Any
+    ) -> AsyncIterator[ner_pb2.StreamRecognizeResponse]:
+        """Texts as they come, answers as they are ready; reads no further ahead than IN_FLIGHT."""
+        running: set[asyncio.Task[ner_pb2.StreamRecognizeResponse]] = set()
+        following: asyncio.Task[Any] | None = asyncio.ensure_future(anext(requests, None))
+        try:
+            while running or following is not None:
+                full = len(running) >= IN_FLIGHT
+                awaited = running if full or following is None else running | {following}
+                done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                if following is not None and following in done:
+                    done.discard(following)
+                    request = following.result()
+                    following = None
+                    if request is not None:
+                        running.add(asyncio.create_task(self._stream_item(request)))
+                        following = asyncio.ensure_future(anext(requests, None))
+                for task in done:
+                    running.discard(task)
+                    yield task.result()
+        finally:
+            for task in (*running, *([following] if following else [])):
+                task.cancel()
+
+    async def ListDomains(self, request: ner_pb2.ListDomainsRequest, context: Any) -> ner_pb2.ListDomainsResponse:  # noqa: N802
+        """The bundle's domains."""
+        engine = self._engine
+        return ner_pb2.ListDomainsResponse(
+            domains=[
+                ner_pb2.Domain(name=name, types=engine.types(name), has_prompt=engine.prompt(name) is not None)
+                for name in engine.domains
+            ]
+        )
+
+    async def _stream_item(self, request: ner_pb2.StreamRecognizeRequest) -> ner_pb2.StreamRecognizeResponse:
+        item = await self._item(request.request, "request.")
+        if item.HasField("error"):
+            return ner_pb2.StreamRecognizeResponse(id=request.id, error=item.error)
+        return ner_pb2.StreamRecognizeResponse(id=request.id, response=item.response)
+
+    async def _item(self, request: ner_pb2.RecognizeRequest, path: str) -> ner_pb2.BatchItem:
+        try:
+            return ner_pb2.BatchItem(response=await self._recognize(request, path))
+        except Exception as error:
+            return ner_pb2.BatchItem(error=to_status(error))
+
+    async def _recognize(self, request: ner_pb2.RecognizeRequest, path: str) -> ner_pb2.RecognizeResponse:
+        begin = time.perf_counter()
+        mode = self._checked(request, path)
+        domain = self._engine.domain(request.domain)
+        answer = await self._bridge.answer(self._engine.prompt(domain), request.text, mode)
+        answered = time.perf_counter()
+        outcome = await self._batcher.submit(Item(request.text, domain, answer.spans))
+        kept = [entity for entity in outcome.entities if entity.score >= request.min_score]
+        return ner_pb2.RecognizeResponse(
+            entities=[_entity(entity, request.text) for entity in kept],
+            llm=_llm_part(answer),
+            timings=_timings(begin, answered, outcome),
+            domain=domain,
+        )
+
+    def _checked(self, request: ner_pb2.RecognizeRequest, path: str) -> Mode:
+        if len(request.text) > MAX_TEXT:
+            raise InvalidRequestError(f"{path}text", f"{len(request.text)} characters; at most {MAX_TEXT}")
+        if not 0.0 <= request.min_score <= 1.0:
+            raise InvalidRequestError(f"{path}min_score", "must lie between 0 and 1")
+        if request.llm_mode == ner_pb2.LLM_MODE_UNSPECIFIED:
+            return self._default_mode
+        if request.llm_mode not in _MODES:
+            raise InvalidRequestError(f"{path}llm_mode", f"unknown value {request.llm_mode}")
+        return _MODES[request.llm_mode]
+
+
+def _entity(entity: Entity, text: str) -> ner_pb2.Entity:
+    span = entity.span
+    return ner_pb2.Entity(
+        start=span.start,
+        end=span.end,
+        type=span.type,
+        text=text[span.start : span.end],
+        score=entity.score,
+        source=ner_pb2.EntitySource.Value(f"ENTITY_SOURCE_{entity.source.name}"),
+    )
+
+
+def _llm_part(answer: Answer) -> ner_pb2.LlmPart:
+    status = ner_pb2.LlmStatus.Value(f"LLM_STATUS_{answer.status.name}")
+    return ner_pb2.LlmPart(status=status, reason=answer.reason or "")
+
+
+def _timings(begin: float, answered: float, outcome: Outcome) -> ner_pb2.Timings:
+    return ner_pb2.Timings(
+        total_us=_microseconds(time.perf_counter() - begin),
+        llm_us=_microseconds(answered - begin),
+        queue_us=_microseconds(outcome.queue_s),
+        model_us=_microseconds(outcome.model_s),
+        batch_size=outcome.batch_size,
+    )
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1e6)

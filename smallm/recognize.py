@@ -1,0 +1,109 @@
+"""`smallm recognize`: texts to a server; JSON lines, or a coloured view on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from smallm.client import Client, Result
+from smallm.errors import DataError, ServerError
+from smallm.formats import read_documents
+
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_cyan", "bright_green")
+MODES = ("off", "cached_only", "wait")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("text", nargs="?", help="a text; without it, --file or standard input, one text a line")
+    parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument("--file", type=Path, help=".txt with one text a line, or .jsonl / .conll documents")
+    parser.add_argument("--domain", default="", help="which domain of a server with several")
+    parser.add_argument("--llm-mode", choices=MODES, default="", help="off, cached answers only, or wait for the LLM")
+    parser.add_argument("--min-score", type=float, default=0.0, help="leave out less certain entities (0 to 1)")
+    parser.add_argument("--json", action="store_true", help="JSON lines on a terminal too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit status is 1 if any text failed."""
+    console = Console(highlight=False)
+    as_json = args.json or not console.is_terminal
+    texts = dict(_texts(args))
+    failed = 0
+    with Client(args.server) as client:
+        colours = {} if as_json else _colours(client, args.domain)
+        options = {"domain": args.domain, "llm_mode": args.llm_mode, "min_score": args.min_score}
+        for id_, result in _in_order(client.recognize_stream(texts.items(), **options), list(texts)):
+            if isinstance(result, ServerError):
+                failed += 1
+                print(json.dumps({"id": id_, "error": str(result)}, ensure_ascii=False) if as_json else f"{id_}: {result}")
+            elif as_json:
+                print(json.dumps({"id": id_, "text": texts[id_], **asdict(result)}, ensure_ascii=False), flush=True)
+            else:
+                _show(console, texts[id_], result, colours)
+    return 1 if failed else 0
+
+
+def _in_order(
+    results: Iterator[tuple[str, Result | ServerError]], ids: list[str]
+) -> Iterator[tuple[str, Result | ServerError]]:
+    """Hold back what came before its turn."""
+    early: dict[str, Result | ServerError] = {}
+    turn = 0
+    for id_, result in results:
+        early[id_] = result
+        while turn < len(ids) and ids[turn] in early:
+            yield ids[turn], early.pop(ids[turn])
+            turn += 1
+
+
+def _texts(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    if args.text is not None and args.file is not None:
+        raise DataError("give a text or --file, not both")
+    if args.text is not None:
+        yield "1", args.text
+    elif args.file is not None and args.file.suffix != ".txt":
+        for number, document in enumerate(read_documents(args.file), start=1):
+            yield f"{number}:{document.id}", document.text
+    else:
+        yield from _lines(args.file)
+
+
+def _lines(file: Path | None) -> Iterator[tuple[str, str]]:
+    try:
+        content = file.read_text(encoding="utf-8") if file else sys.stdin.read()
+    except FileNotFoundError:
+        raise DataError("no such file", source=str(file)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start}", source=str(file or "standard input")) from None
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield str(number), line.rstrip("\r")
+
+
+def _colours(client: Client, domain: str) -> dict[str, str]:
+    domains = client.domains()
+    types = domains.get(domain) or next(iter(domains.values()), [])
+    return {type_: COLOURS[index % len(COLOURS)] for index, type_ in enumerate(types)}
+
+
+def _show(console: Console, text: str, result: Result, colours: dict[str, str]) -> None:
+    shown = Text(text)
+    for entity in result.entities:
+        shown.stylize(f"bold underline {colours.get(entity.type, 'white')}", entity.start, entity.end)
+    console.print(shown)
+    for entity in result.entities:
+        line = Text("  ")
+        line.append(f"{entity.type:<8}", style=colours.get(entity.type, "white"))
+        line.append(f" {entity.text}  ")
+        line.append(f"[{entity.start}, {entity.end})  {entity.score:.2f}  {entity.source}", style="dim")
+        console.print(line)
+    llm = result.llm + (f" ({result.llm_reason})" if result.llm_reason else "")
+    console.print(f"  LLM {llm}, {result.timings.get('total_us', 0) / 1000:.1f} ms", style="dim")
