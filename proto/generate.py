@@ -6,18 +6,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc_tools
 from google.rpc import status_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-GOOGLE = Path(status_pb2.__file__).parents[2]  # googleapis-common-protos ships its .proto files
+INCLUDES = [
+    ROOT / "proto",
+    Path(status_pb2.__file__).parents[2],  # googleapis-common-protos ships its .proto files
+    Path(grpc_tools.__file__).parent / "_proto",
+]
 SOURCES = ["smallm/ner/v1/ner.proto"]
 
 
 def generate(out: Path) -> None:
     """Run protoc on every source into `out`."""
     options = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    status = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{GOOGLE}", *options, *SOURCES])
+    status = protoc.main(["protoc", *(f"-I{folder}" for folder in INCLUDES), *options, *SOURCES])
     if status:
         sys.exit(status)
 

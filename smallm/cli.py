@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SmallmError as error:
         print(f"smallm: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `smallm recognize ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("smallm: interrupted; nothing half-written was left", file=sys.stderr)
         return 130

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -209,12 +210,12 @@ class BatchItem(_message.Message):
     @_builtins.property
     def response(self) -> Global___RecognizeResponse: ...
     @_builtins.property
-    def error(self) -> Global___ItemError: ...
+    def error(self) -> _status_pb2.Status: ...
     def __init__(
         self,
         *,
         response: Global___RecognizeResponse | None = ...,
-        error: Global___ItemError | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -260,13 +261,13 @@ class StreamRecognizeResponse(_message.Message):
     @_builtins.property
     def response(self) -> Global___RecognizeResponse: ...
     @_builtins.property
-    def error(self) -> Global___ItemError: ...
+    def error(self) -> _status_pb2.Status: ...
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         response: Global___RecognizeResponse | None = ...,
-        error: Global___ItemError | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -277,40 +278,6 @@ class StreamRecognizeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___StreamRecognizeResponse: _TypeAlias = StreamRecognizeResponse  # noqa: Y015
-
-@_typing.final
-class ItemError(_message.Message):
-    """Why one item failed; the fields of google.rpc.Status and its ErrorInfo that a program branches on."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """google.rpc.Code"""
-    reason: _builtins.str
-    """as in ErrorInfo, e.g. INVALID_ARGUMENT, UNKNOWN_DOMAIN, OVERLOADED"""
-    message: _builtins.str
-    """for people"""
-    field: _builtins.str
-    """path of the offending field, if one is"""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-        reason: _builtins.str = ...,
-        message: _builtins.str = ...,
-        field: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ItemError: _TypeAlias = ItemError  # noqa: Y015
 
 @_typing.final
 class Entity(_message.Message):
