@@ -1,0 +1,73 @@
+"""Offsets survive any text, with the embedded tokenizer and with one built from a BERT vocab.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallm.alignment import spans_to_tags, tags_to_spans
+from smallm.documents import Span
+from smallm.encoder import resolve
+from smallm.errors import ArtifactError
+from smallm.labels import LabelSet
+from smallm.tokenization import SPECIAL_TOKENS, TextTokenizer
+
+EMBEDDED = TextTokenizer.load(resolve().folder)
+LABELS = LabelSet(("A",))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("泵 　Ａ1．A-z\t\u200d😀é\u0301ﬁ㎡"), max_size=60)
+
+
+def vocab_txt(folder: Path) -> TextTokenizer:
+    words = [*SPECIAL_TOKENS, "泵", "漏", "油", "pump", "##s", "1"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return TextTokenizer.load(folder)
+
+
+@given(TEXTS)
+def test_offsets_are_ascending_inside_the_text_and_lose_nothing_visible(text: str) -> None:
+    tokens = EMBEDDED.encode(text)
+    end = 0
+    for start, stop in tokens.offsets:
+        assert end <= start < stop <= len(text) or (start, stop) == tokens.offsets[0]
+        end = stop
+    covered = {index for start, stop in tokens.offsets for index in range(start, stop)}
+    assert {i for i, character in enumerate(text) if character.isalnum() and ord(character) < 0x3000} <= covered
+
+
+@given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), max_size=40))
+def test_one_token_for_every_han_character(text: str) -> None:
+    assert EMBEDDED.encode(text).offsets == [(index, index + 1) for index in range(len(text))]
+
+
+@given(st.data())
+def test_any_span_of_han_characters_in_any_text_round_trips(data: st.DataObject) -> None:
+    before, after = data.draw(TEXTS), data.draw(TEXTS)
+    inside = data.draw(st.text("泵漏油主轴电机", min_size=1, max_size=8))
+    span = Span(len(before), len(before) + len(inside), "A")
+    offsets = EMBEDDED.encode(before + inside + after).offsets
+    assert tags_to_spans(spans_to_tags([span], offsets, LABELS), offsets, LABELS) == [span]
+
+
+def test_full_width_latin_digits_spaces_and_emoji_keep_their_offsets() -> None:
+    text = "泵 Ａ1😀\u3000M16×2 漏"
+    slices = [text[start:end] for start, end in EMBEDDED.encode(text).offsets]
+    assert "".join(slices) == text.replace(" ", "").replace("\u3000", "")
+    assert EMBEDDED.encode("ＡＢＣ１２").ids == EMBEDDED.encode("abc12").ids
+
+
+def test_a_bert_vocab_txt_gives_the_same_offsets(tmp_path: Path) -> None:
+    tokens = vocab_txt(tmp_path).encode("泵Pumps 漏油1")
+    assert tokens.offsets == [(0, 1), (1, 5), (5, 6), (7, 8), (8, 9), (9, 10)]
+
+
+def test_encoding_in_a_batch_equals_encoding_alone() -> None:
+    texts = ["泵漏油", "", "M16 螺栓松动", "😀"]
+    assert EMBEDDED.encode_batch(texts) == [EMBEDDED.encode(text) for text in texts]
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no tokenizer.json or vocab.txt"):
+        TextTokenizer.load(tmp_path)
