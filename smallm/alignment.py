@@ -34,7 +34,13 @@ def spans_to_tags(spans: Iterable[Span], offsets: Offsets, labels: LabelSet) -> 
 
 
 def tags_to_spans(tags: Sequence[int], offsets: Offsets, labels: LabelSet) -> list[Span]:
-    """Character spans of BIO tag ids, from the first token's start to the last token's end."""
-    return [
-        Span(offsets[span.start][0], offsets[span.end - 1][1], span.type) for span in labels.decode(tags)
-    ]
+    """Character spans of BIO tag ids, from the first token's start to the last token's end.
+
+    Free of overlaps: of two spans that meet inside one character (㎡ is two tokens) the first stays.
+    """
+    spans: list[Span] = []
+    for run in labels.decode(tags):
+        span = Span(offsets[run.start][0], offsets[run.end - 1][1], run.type)
+        if not spans or span.start >= spans[-1].end:
+            spans.append(span)
+    return spans

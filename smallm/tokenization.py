@@ -24,7 +24,8 @@ class Tokens:
     """A tokenised text without special tokens.
 
     ids: vocabulary ids, length n.
-    offsets: n pairs (start, end) in code points of the original text, end exclusive, both ascending.
+    offsets: n pairs (start, end) in code points of the original text, end exclusive, ascending; a
+    character that normalises to several (㎡ to m2) has several tokens with the same pair.
     """
 
     ids: list[int]

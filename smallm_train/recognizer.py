@@ -73,4 +73,5 @@ def restore_head(model: Model) -> Head:
         head.load_state_dict({name: torch.from_numpy(value) for name, value in model.weights.items()})
     except RuntimeError as error:
         raise ArtifactError(f"head.safetensors does not fit model.json: {str(error).splitlines()[-1].strip()}") from None
+    head.alpha = shape.alpha
     return head.eval()

@@ -29,10 +29,10 @@ def vocab_txt(folder: Path) -> TextTokenizer:
 @given(TEXTS)
 def test_offsets_are_ascending_inside_the_text_and_lose_nothing_visible(text: str) -> None:
     tokens = EMBEDDED.encode(text)
-    end = 0
-    for start, stop in tokens.offsets:
-        assert end <= start < stop <= len(text) or (start, stop) == tokens.offsets[0]
-        end = stop
+    previous = (0, 0)
+    for offset in tokens.offsets:
+        assert offset == previous or previous[1] <= offset[0] < offset[1] <= len(text)
+        previous = offset
     covered = {index for start, stop in tokens.offsets for index in range(start, stop)}
     assert {i for i, character in enumerate(text) if character.isalnum() and ord(character) < 0x3000} <= covered
 
@@ -49,6 +49,12 @@ def test_any_span_of_han_characters_in_any_text_round_trips(data: st.DataObject)
     span = Span(len(before), len(before) + len(inside), "A")
     offsets = EMBEDDED.encode(before + inside + after).offsets
     assert tags_to_spans(spans_to_tags([span], offsets, LABELS), offsets, LABELS) == [span]
+
+
+def test_spans_that_meet_inside_one_character_do_not_overlap() -> None:
+    offsets = EMBEDDED.encode("㎡").offsets
+    assert offsets == [(0, 1), (0, 1)]
+    assert tags_to_spans([1, 1], offsets, LABELS) == [Span(0, 1, "A")]
 
 
 def test_full_width_latin_digits_spaces_and_emoji_keep_their_offsets() -> None:
