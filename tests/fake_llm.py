@@ -19,6 +19,7 @@ class Fault:
     body: str | None = None
     delay_s: float = 0.0
     drop: bool = False
+    content_type: str = "application/json"
 
 
 @dataclass
@@ -64,7 +65,7 @@ def _handler(fake: FakeLLM) -> type[BaseHTTPRequestHandler]:
             data = body.encode()
             try:
                 self.send_response(fault.status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", fault.content_type)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

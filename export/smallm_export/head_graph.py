@@ -60,7 +60,7 @@ class _Graph:
 
     def constant(self, value: NDArray[Any]) -> str:
         name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def add(self, operation: str, *inputs: str, to: str = "", quantized: bool = False, **attributes: Any) -> str:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from smallm.errors import LLMError
 from smallm.llm.reasons import Reason
@@ -46,6 +47,10 @@ class LLMClient:
             )
         except openai.OpenAIError as error:
             raise LLMError(_reason(error), f"the LLM call failed: {type(error).__name__}") from None
+        except ValueError:  # the library does not check that the body is JSON
+            raise LLMError(Reason.UNAVAILABLE, "the LLM's endpoint did not answer in JSON; is it a gateway's page?") from None
+        if not isinstance(completion, ChatCompletion):  # nor what it says it is
+            raise LLMError(Reason.UNAVAILABLE, "the LLM's endpoint did not answer with a chat completion")
         choice = completion.choices[0] if completion.choices else None
         if choice is None or choice.message.refusal or choice.finish_reason == "content_filter":
             raise LLMError(Reason.REFUSED, "the LLM declined to answer")

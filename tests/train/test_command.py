@@ -1,0 +1,120 @@
+"""`smallm train` and `evaluate` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smallm import model_folder as folders
+from smallm.cli import main
+from smallm.fusion import Way
+from smallm.scoring import score
+from smallm_train.command import choose
+from tests.conftest import SampleDomain
+
+QUICK = ["--max-epochs", "2", "--min-epochs", "1", "--batch-size", "16"]
+
+
+def test_evaluate_prints_the_three_ways_as_json(
+    model_folder: Path, sample: SampleDomain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(model_folder), str(sample.folder / "test.jsonl"), "--json"]
+    assert main([*arguments, "--answers", str(sample.answers)]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert list(scores) == ["llm", "local", "fused"]
+    assert set(scores["fused"]) == {"precision", "recall", "f1", "per_type"}
+    gold = [document.spans for document in sample.test]
+    assert scores["llm"] == score(gold, [answer or [] for answer in sample.test_answers])
+    assert main(arguments) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["local"]
+
+
+def test_the_same_seed_gives_the_same_weights(sample: SampleDomain, tmp_path: Path) -> None:
+    options = ["--answers", str(sample.answers), "--shots", "40", "--seed", "5", *QUICK]
+    for name in ("one", "two"):
+        assert main(["train", str(sample.folder), "--out", str(tmp_path / name), *options]) == 0
+    weights = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("extra", [[], ["--head", "paper"]])
+def test_a_hugging_face_encoder_without_answers_trains_exports_and_evaluates(
+    sample: SampleDomain, tiny_encoder: Path, tmp_path: Path, extra: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, bundle = tmp_path / "model", tmp_path / "bundle"
+    options = ["--encoder", str(tiny_encoder), "--shots", "20", "--domain", "d", *QUICK, *extra]
+    assert main(["train", str(sample.folder), "--out", str(model), *options]) == 0
+    assert folders.read(model).way is Way.LOCAL
+    assert main(["export-onnx", str(model), "--out", str(bundle), "--quantize", "none"]) == 0
+    capsys.readouterr()
+    scores = []
+    for artefact in (model, bundle):
+        assert main(["evaluate", str(artefact), str(sample.folder / "test.jsonl"), "--json"]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["local"]["f1"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+
+
+def test_another_encoder_under_the_same_name_is_refused(
+    sample: SampleDomain, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    assert main(["train", str(sample.folder), "--out", str(model), "--encoder", str(tiny_encoder), "--shots", "20", *QUICK]) == 0
+    config = tiny_encoder / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+    assert main(["evaluate", str(model), str(sample.folder / "test.jsonl")]) == 1
+    assert "another version of encoder" in capsys.readouterr().err
+    shutil.rmtree(tiny_encoder)
+    assert main(["export-onnx", str(model), "--out", str(tmp_path / "b")]) == 1
+    assert "no such folder" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_the_best_way_on_dev_is_chosen() -> None:
+    assert choose({"llm": 0.7, "local": 0.5, "fused": 0.6}) is Way.LLM
+    assert choose({"llm": 0.6, "local": 0.6, "fused": 0.6}) is Way.FUSED
+    assert choose({"llm": 0.1, "local": 0.5, "fused": 0.4}) is Way.LOCAL
+    assert choose({"local": 0.5}) is Way.LOCAL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "export-onnx"])
+def test_killed_at_any_moment_the_old_output_or_the_new_one_is_there(
+    what: str, sample: SampleDomain, model_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Kills at moments spread over the run, the last ones around the final rename."""
+    out = tmp_path / "out"
+    shutil.copytree(model_folder if what == "train" else bundle_folder, out)
+    arguments = {
+        "train": ["train", str(sample.folder), "--answers", str(sample.answers), "--shots", "24", "--seed", "9", *QUICK],
+        "export-onnx": ["export-onnx", str(model_folder), "--quantize", "none", "--max-f1-drop", "1"],
+    }[what]
+    command = [sys.executable, "-m", "smallm.cli", *arguments, "--out", str(out)]
+    marker = "model.json" if what == "train" else "manifest.json"
+    old = (out / marker).read_bytes()
+    begin = time.monotonic()
+    subprocess.run([*command[:-1], str(tmp_path / "timing")], check=True, capture_output=True)
+    whole = time.monotonic() - begin
+    for share in (0.5, 0.8, 0.9, 0.97):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(share * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _complete(what, out)
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (out / marker).read_bytes() != old
+    _complete(what, out)
+
+
+def _complete(what: str, out: Path) -> None:
+    from smallm import bundle
+
+    if what == "train":
+        folders.read(out)
+    else:
+        bundle.read(out)
