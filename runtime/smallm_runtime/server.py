@@ -59,7 +59,8 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     await asyncio.to_thread(engine.recognize, [Item("预热", name) for name in engine.domains])  # first runs are slow
     bridge = _bridge(settings)
     batcher = Batcher(engine.recognize)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    # Without this a second server on the same port starts quietly and takes half of the calls.
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
     ner_pb2_grpc.add_NerServiceServicer_to_server(NerService(engine, batcher, bridge, settings.llm_mode), server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

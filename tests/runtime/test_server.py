@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -193,13 +193,12 @@ def test_a_live_llm_answers_is_remembered_and_may_fail(bundle_folder: Path, tmp_
 
 
 def test_what_cannot_be_served_is_refused_before_listening(bundle_folder: Path, tmp_path: Path, address: str) -> None:
-    async def start(settings: Settings) -> AsyncIterator[None]:
+    async def start(settings: Settings) -> None:
         async with running(settings):
             pass
-        yield None
 
     def attempt(settings: Settings) -> None:
-        asyncio.run(anext(start(settings)))  # type: ignore[arg-type]
+        asyncio.run(start(settings))
 
     with pytest.raises(ArtifactError, match="no manifest.json"):
         attempt(Settings(tmp_path))
