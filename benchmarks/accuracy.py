@@ -33,7 +33,10 @@ def main() -> None:
     print("| set | seed | LLM | local | fused | fused, int8 bundle |\n|---|---|---|---|---|---|", flush=True)
     for name in names:
         answers = args.answers / name / "responses.jsonl"
-        rows = [_run(args.data / name, answers, args.work / f"{name}-{seed}", seed, args.train_options) for seed in args.seeds]
+        rows = [
+            _run(args.data / name, answers, args.work / f"{name}-{seed}", seed, args.train_options)
+            for seed in args.seeds
+        ]
         for seed, row in zip(args.seeds, rows, strict=True):
             _print(name, str(seed), row)
         _print(name, "mean", [mean(column) for column in zip(*rows, strict=True)])

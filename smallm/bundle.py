@@ -1,10 +1,10 @@
 """The bundle: what `export-onnx` writes and the server needs, and nothing else.
 
-    manifest.json            versions, encoder, domains (labels, CRF, choice), parity, sha256 of every file
-    tokenizer.json
-    encoder.onnx             one for all domains
-    heads/DOMAIN/head.onnx
-    heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM answers)
+manifest.json            versions, encoder, domains (labels, CRF, choice), parity, sha256 of every file
+tokenizer.json
+encoder.onnx             one for all domains
+heads/DOMAIN/head.onnx
+heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM answers)
 """
 
 from __future__ import annotations

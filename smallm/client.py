@@ -47,7 +47,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -71,7 +73,9 @@ class Client:
             response = self._stub.BatchRecognize(ner_pb2.BatchRecognizeRequest(items=items), timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self._error(error) from None
-        return [_result(item.response) if item.HasField("response") else _item_error(item.error) for item in response.items]
+        return [
+            _result(item.response) if item.HasField("response") else _item_error(item.error) for item in response.items
+        ]
 
     def recognize_stream(
         self, texts: Iterable[tuple[str, str]], *, domain: str = "", llm_mode: str = "", min_score: float = 0.0

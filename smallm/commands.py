@@ -37,9 +37,7 @@ class Recognizer(Protocol):
     way: Way
     prompt: Prompt | None
 
-    def recognize(
-        self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way
-    ) -> list[list[Entity]]:
+    def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
 
 
@@ -85,7 +83,9 @@ def _import(module: str, needed_by: str, extra: str) -> object:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if not extra or (error.name or "").startswith(("smallm.", "smallm_train.", "smallm_export.", "smallm_runtime.")):
+        if not extra or (error.name or "").startswith(
+            ("smallm.", "smallm_train.", "smallm_export.", "smallm_runtime.")
+        ):
             raise
         raise MissingExtraError(
             f"{needed_by} needs {error.name}, which is not installed: pip install 'smallm[{extra}]'"

@@ -31,7 +31,8 @@ class Document:
         for span in self.spans:
             if not 0 <= span.start < span.end <= len(self.text):
                 raise DataError(
-                    f"document '{self.id}': span {span.start}-{span.end} lies outside the text of {len(self.text)} characters"
+                    f"document '{self.id}': span {span.start}-{span.end} lies outside "
+                    f"the text of {len(self.text)} characters"
                 )
             if span.start < previous:
                 raise DataError(f"document '{self.id}': span {span.start}-{span.end} overlaps or precedes another span")

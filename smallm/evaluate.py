@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
             raise DataError("holds no usable answer to any text of the data file", source=str(args.answers))
         absent = sum(answer is None for answer in answers)
         if absent:
-            print(f"{absent} of {len(answers)} texts have no LLM answer (not recorded, or in the prompt)", file=sys.stderr)
+            print(
+                f"{absent} of {len(answers)} texts have no LLM answer (not recorded, or in the prompt)", file=sys.stderr
+            )
     scores = compare(recognizer, documents, answers)
     if args.json:
         print(json.dumps(scores, ensure_ascii=False))
@@ -77,8 +79,13 @@ def compare(
 
 
 def _print(scores: dict[str, Any], way: Way, count: int) -> None:
-    table = Table(title=f"strict span-and-type scores over {count} texts, %", box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("")
+    table = Table(
+        title=f"strict span-and-type scores over {count} texts, %",
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
     for name in scores:
         for figure in ("P", "R", "F1"):
             table.add_column(f"{name}\n{figure}", justify="right", min_width=5)

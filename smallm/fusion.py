@@ -62,8 +62,12 @@ class Decoder:
     def scored(self, emissions: Array, tags: list[int], offsets: Offsets) -> list[tuple[Span, float]]:
         """The spans of `tags` with their posterior probabilities under `emissions`."""
         runs = self.labels.decode(tags)
-        posteriors = run_posteriors(emissions, self.start, self.transitions, tags, [(run.start, run.end) for run in runs])
-        by_start = {offsets[run.start][0]: posterior for run, posterior in reversed(list(zip(runs, posteriors, strict=True)))}
+        posteriors = run_posteriors(
+            emissions, self.start, self.transitions, tags, [(run.start, run.end) for run in runs]
+        )
+        by_start = {
+            offsets[run.start][0]: posterior for run, posterior in reversed(list(zip(runs, posteriors, strict=True)))
+        }
         return [(span, by_start[span.start]) for span in tags_to_spans(tags, offsets, self.labels)]
 
 

@@ -1,11 +1,11 @@
 """The model folder: what `smallm train` writes, `smallm evaluate` and `export-onnx` read.
 
-    model.json             types, encoder reference, head shape, choice on dev, how it was trained
-    head.safetensors       the head's weights and the CRF's transitions
-    tokenizer.json         the encoder's tokenizer
-    prompt.json            what the LLM is told (absent without LLM answers)
-    reference.safetensors  token ids, votes, gold tags and emissions of dev and train texts: export
-                           calibrates int8 on them and measures its parity against them
+model.json             types, encoder reference, head shape, choice on dev, how it was trained
+head.safetensors       the head's weights and the CRF's transitions
+tokenizer.json         the encoder's tokenizer
+prompt.json            what the LLM is told (absent without LLM answers)
+reference.safetensors  token ids, votes, gold tags and emissions of dev and train texts: export
+                       calibrates int8 on them and measures its parity against them
 """
 
 from __future__ import annotations

@@ -28,13 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", default="", help="which domain of a server with several")
     parser.add_argument("--llm-mode", choices=MODES, default="", help="off, cached answers only, or wait for the LLM")
     parser.add_argument("--min-score", type=float, default=0.0, help="leave out less certain entities (0 to 1)")
-    parser.add_argument("--json", action="store_true", help="JSON lines on a terminal too")
+    parser.add_argument(
+        "--format",
+        choices=("auto", "json", "view"),
+        default="auto",
+        help="auto: coloured view on a terminal, else JSON lines",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 if any text failed."""
     console = Console(highlight=False)
-    as_json = args.json or not console.is_terminal
+    as_json = args.format == "json" or (args.format == "auto" and not console.is_terminal)
     texts = dict(_texts(args))
     failed = 0
     with Client(args.server) as client:
@@ -43,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         for id_, result in _in_order(client.recognize_stream(texts.items(), **options), list(texts)):
             if isinstance(result, ServerError):
                 failed += 1
-                print(json.dumps({"id": id_, "error": str(result)}, ensure_ascii=False) if as_json else f"{id_}: {result}")
+                print(
+                    json.dumps({"id": id_, "error": str(result)}, ensure_ascii=False) if as_json else f"{id_}: {result}"
+                )
             elif as_json:
                 print(json.dumps({"id": id_, "text": texts[id_], **asdict(result)}, ensure_ascii=False), flush=True)
             else:

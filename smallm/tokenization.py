@@ -79,7 +79,7 @@ class TextTokenizer:
     @property
     def vocabulary_size(self) -> int:
         """Number of entries in the vocabulary."""
-        return self._tokenizer.get_vocab_size()
+        return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> Tokens:
         """Tokenise `text`; see Tokens for shapes and units."""
@@ -93,7 +93,7 @@ class TextTokenizer:
 
     def normalize(self, text: str) -> str:
         """The text as the vocabulary sees it (case, width), for counting characters."""
-        return self._tokenizer.normalizer.normalize_str(text)
+        return str(self._tokenizer.normalizer.normalize_str(text))
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` to `path`."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from smallm import model_folder
 from smallm.encoder import EMBEDDED, resolve
@@ -91,7 +92,9 @@ def choose(dev_scores: dict[str, float]) -> Way:
 def _domain(args: argparse.Namespace) -> str:
     name: str = args.domain or args.data.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise DataError(f"'{name}' is no domain name; give one with --domain: letters, digits, _ . -", source=str(args.data))
+        raise DataError(
+            f"'{name}' is no domain name; give one with --domain: letters, digits, _ . -", source=str(args.data)
+        )
     return name
 
 
@@ -155,5 +158,6 @@ class _Report:
         self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        figures = f"epoch {progress.epoch}  loss {progress.loss:.2f}  dev fused {progress.fused:.3f} local {progress.local:.3f}"
+        dev = f"dev fused {progress.fused:.3f} local {progress.local:.3f}"
+        figures = f"epoch {progress.epoch}  loss {progress.loss:.2f}  {dev}"
         self._bar.update(self._task, completed=progress.epoch, description=figures)

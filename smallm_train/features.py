@@ -74,7 +74,7 @@ def feature_layers(count: int) -> list[int]:
 
 def _positions(config: PretrainedConfig) -> int:
     """Tokens the encoder takes; RoBERTa's kind counts positions from the padding id onwards."""
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
     return int(config.max_position_embeddings) - offset
 
 

@@ -63,7 +63,8 @@ class PaperHead(Head):
 
     def local(self, features: torch.Tensor, votes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """See Head.local."""
-        return self.last(torch.tanh(self.first(features[:, :, -1])))
+        emissions: torch.Tensor = self.last(torch.tanh(self.first(features[:, :, -1])))
+        return emissions
 
 
 class FusionHead(Head):
@@ -102,7 +103,8 @@ class FusionHead(Head):
         for convolution in (self.near, self.wide):
             inside = (hidden * mask[:, :, None]).transpose(1, 2)
             hidden = hidden + torch.tanh(convolution(inside)).transpose(1, 2)
-        return self.last(self.drop_hidden(hidden)) + self.trust(votes)
+        emissions: torch.Tensor = self.last(self.drop_hidden(hidden)) + self.trust(votes)
+        return emissions
 
 
 HEADS: dict[str, type[PaperHead] | type[FusionHead]] = {"fusion": FusionHead, "paper": PaperHead}

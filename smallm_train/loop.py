@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def fit(
     for epoch in range(1, options.max_epochs + 1):
         head.train()
         losses = [_step(head, batch, optimizer, average, options, rng) for batch in _batches(train, options, rng)]
-        candidate: Head = average.module
+        candidate = cast(Head, average.module)
         progress = Progress(epoch, sum(losses) / len(losses), *dev_f1(candidate, labels, dev))
         report(progress)
         if best is None or progress.criterion > best.criterion:
@@ -116,7 +117,9 @@ def dev_f1(head: Head, labels: LabelSet, examples: Sequence[Example]) -> tuple[f
     return by_alpha[best], local, best
 
 
-def emissions(head: Head, examples: Sequence[Example], *, with_votes: bool, batch_size: int = 16) -> list[NDArray[np.float32]]:
+def emissions(
+    head: Head, examples: Sequence[Example], *, with_votes: bool, batch_size: int = 16
+) -> list[NDArray[np.float32]]:
     """Fused scores (n, N) of each example, without dropout."""
     head.eval()
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
@@ -150,7 +153,7 @@ def _step(
     scores = head(batch.features, batch.votes, batch.mask)
     loss = negative_log_likelihood(scores, batch.tags, batch.mask, *head.constrained())
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
     optimizer.step()
     average.update_parameters(head)

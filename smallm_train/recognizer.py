@@ -29,9 +29,7 @@ class TorchRecognizer:
         self._head = restore_head(model)
         self._decoder = decoder(self._head, model.labels)
 
-    def recognize(
-        self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way
-    ) -> list[list[Entity]]:
+    def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
         tokens = self._encoder.tokenizer.encode_batch(list(texts))
         features = self._encoder.features(tokens)
@@ -72,6 +70,8 @@ def restore_head(model: Model) -> Head:
     try:
         head.load_state_dict({name: torch.from_numpy(value) for name, value in model.weights.items()})
     except RuntimeError as error:
-        raise ArtifactError(f"head.safetensors does not fit model.json: {str(error).splitlines()[-1].strip()}") from None
+        raise ArtifactError(
+            f"head.safetensors does not fit model.json: {str(error).splitlines()[-1].strip()}"
+        ) from None
     head.alpha = shape.alpha
     return head.eval()

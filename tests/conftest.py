@@ -71,7 +71,11 @@ def tiny_encoder(tmp_path: Path) -> Iterator[Path]:
     torch.manual_seed(0)
     words = [*SPECIAL_TOKENS, *"泵漏油电机轴承更换阀门0123456789"]
     config = BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
         max_position_embeddings=96,
     )
     BertModel(config).save_pretrained(folder)

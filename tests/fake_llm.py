@@ -61,7 +61,9 @@ def _handler(fake: FakeLLM) -> type[BaseHTTPRequestHandler]:
             if body is None:
                 content = fake.reply(asked["messages"][-1]["content"])
                 choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-                body = json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+                body = json.dumps(
+                    {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+                )
             data = body.encode()
             try:
                 self.send_response(fault.status)

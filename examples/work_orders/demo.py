@@ -20,7 +20,7 @@ from smallm.formats import read_documents
 HERE = Path(__file__).resolve().parent
 OUT = Path("demo")
 REQUESTS = 400  # for the latency figures
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -40,10 +40,12 @@ def main() -> None:
     with server(packed, store) as address:
         texts = [document.text for document in read_documents(HERE / "test.jsonl")]
         for text in texts[20:23]:
-            smallm("recognize", "--server", address, text)
-        smallm("recognize", "--server", address, "--llm-mode", "off", texts[22])
+            smallm("recognize", "--server", address, "--format", "view", text)
+        smallm("recognize", "--server", address, "--format", "view", "--llm-mode", "off", texts[22])
         latency(address, texts)
-    console.print(f"\nbundle: {bundle.size(packed) / 1e6:.1f} MB in {packed}/; all of this took {time.monotonic() - begin:.0f} s")
+    console.print(
+        f"\nbundle: {bundle.size(packed) / 1e6:.1f} MB in {packed}/; all of this took {time.monotonic() - begin:.0f} s"
+    )
     console.print(f"""
 Next:
   [bold]smallm serve {packed} --answers {store}[/]            the same server, yours to keep
@@ -89,7 +91,9 @@ def latency(address: str, texts: list[str]) -> None:
         rate = len(texts) / (time.perf_counter() - begin)
     for mode, name in (("cached_only", "with the LLM's remembered answer"), ("off", "local only")):
         p95 = quantiles(times[mode], n=20)[-1]
-        console.print(f"latency {name}: p50 {median(times[mode]):.1f} ms, p95 {p95:.1f} ms ({REQUESTS} calls, one at a time)")
+        console.print(
+            f"latency {name}: p50 {median(times[mode]):.1f} ms, p95 {p95:.1f} ms ({REQUESTS} calls, one at a time)"
+        )
     console.print(f"throughput in one batch call of {len(texts)} texts: {rate:.0f} texts/s")
 
 

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     _check_together(args.models, models)
     encoder = resolve(args.encoder or models[0].encoder_name)
     if encoder.fingerprint != models[0].encoder_fingerprint:
-        raise ArtifactError(f"{encoder.folder} is not the encoder that {args.models[0]} was trained with; see --encoder")
+        raise ArtifactError(
+            f"{encoder.folder} is not the encoder that {args.models[0]} was trained with; see --encoder"
+        )
     tokenizer = TextTokenizer.load(args.models[0])
     console = Console()
     with atomic.new_directory(args.out) as folder, atomic.scratch() as scratch:
@@ -98,9 +100,7 @@ class _Work:
             shutil.copy2(exact, final)
         if model.prompt is not None:
             atomic.write_json(self.folder / bundle.prompt_file(model.domain), model.prompt.to_json())
-        domain = Domain(
-            list(model.labels.types), model.weights["transitions"].tolist(), str(model.way), model.training
-        )
+        domain = Domain(list(model.labels.types), model.weights["transitions"].tolist(), str(model.way), model.training)
         texts = model.dev_references or model.train_references
         final_graphs = Graphs.load(self.folder / bundle.ENCODER, final, self.frame)
         domain.parity.update(measure(exact_graphs, final_graphs, texts, domain.decoder()))
@@ -130,7 +130,9 @@ def _check_together(paths: Sequence[Path], models: Sequence[Model]) -> None:
 
 def _gate(name: str, parity: dict[str, Any], max_f1_drop: float) -> None:
     if parity["max_difference"] > MAX_DIFFERENCE:
-        raise ArtifactError(f"domain '{name}': the ONNX graphs differ from PyTorch by {parity['max_difference']} in emissions")
+        raise ArtifactError(
+            f"domain '{name}': the ONNX graphs differ from PyTorch by {parity['max_difference']} in emissions"
+        )
     drop = parity["f1"]["pytorch"] - parity["f1"]["final"]
     if drop > max_f1_drop:
         raise ArtifactError(

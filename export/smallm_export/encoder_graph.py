@@ -15,7 +15,7 @@ import torch
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
 from optimum.exporters.tasks import TasksManager
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel, PreTrainedModel
 
 from smallm.errors import ArtifactError
 
@@ -26,10 +26,10 @@ OUTPUT = "features"
 class _StackedLayers(torch.nn.Module):
     """An encoder that returns the chosen hidden states as one (b, n, layers, hidden) tensor."""
 
-    def __init__(self, encoder: torch.nn.Module, layers: list[int]) -> None:
+    def __init__(self, encoder: PreTrainedModel, layers: list[int]) -> None:
         super().__init__()
         self.encoder, self.layers = encoder, layers
-        self.config: PretrainedConfig = encoder.config
+        self.config = encoder.config
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:

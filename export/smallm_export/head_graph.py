@@ -37,7 +37,7 @@ def export_head(model: Model, output: Path) -> None:
     graph = _Graph()
     builders[model.head.kind](graph, weights, model.head.alpha)
     count = model.labels.num_tags
-    shapes = {
+    shapes: dict[str, list[str | int]] = {
         "features": ["batch", "length", len(model.head.layers), model.head.hidden],
         "votes": ["batch", "length", count],
         "mask": ["batch", "length"],

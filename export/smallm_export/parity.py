@@ -29,7 +29,10 @@ class Graphs:
     @classmethod
     def load(cls, encoder: Path, head: Path, frame: tuple[int, int, int]) -> Graphs:
         """Open both graphs on the CPU."""
-        return cls(*(onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in (encoder, head)), frame)
+        options = {"providers": ["CPUExecutionProvider"]}
+        return cls(
+            onnxruntime.InferenceSession(encoder, **options), onnxruntime.InferenceSession(head, **options), frame
+        )
 
     def features(self, texts: Sequence[Reference]) -> list[Array]:
         """Features (n, layers, hidden) of each text, encoded in one padded batch."""

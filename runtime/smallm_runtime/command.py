@@ -17,9 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("bundle", type=Path, help="bundle folder from export-onnx")
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 takes a free one")
-    parser.add_argument("--threads", type=int, help=f"threads of the encoder (default: usable CPUs, here {available_cpus()})")
+    parser.add_argument(
+        "--threads", type=int, help=f"threads of the encoder (default: usable CPUs, here {available_cpus()})"
+    )
     parser.add_argument("--device", choices=list(PROVIDERS), default="cpu")
-    parser.add_argument("--answers", type=Path, metavar="STORE", help="SQLite store of LLM answers; made if it is not there")
+    parser.add_argument(
+        "--answers", type=Path, metavar="STORE", help="SQLite store of LLM answers; made if it is not there"
+    )
     parser.add_argument("--llm-url", default="", help=f"OpenAI-compatible base URL; its key comes from {KEY_VARIABLE}")
     parser.add_argument("--llm-model", default="", help="model name to ask for")
     parser.add_argument("--llm-timeout", type=float, default=20.0, metavar="S", help="seconds one attempt may take")

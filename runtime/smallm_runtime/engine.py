@@ -105,7 +105,7 @@ class Engine:
         parts = [tokens.ids[w.start : w.end] for tokens, cuts in zip(texts, windows, strict=True) for w in cuts]
         outputs = iter(self._encode(parts))
         empty = np.zeros((0, len(info.layers), info.hidden), dtype=np.float32)
-        return [stitch(cuts, [next(outputs) for _ in cuts]) if cuts else empty for cuts in windows]  # type: ignore[misc]
+        return [stitch(cuts, [next(outputs) for _ in cuts]) if cuts else empty for cuts in windows]
 
     def _encode(self, parts: Sequence[list[int]]) -> list[Array]:
         order = sorted(range(len(parts)), key=lambda index: len(parts[index]))

@@ -13,7 +13,7 @@ from smallm_runtime.status import to_status
 Handler = Any
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Wraps unary and streaming handlers; without it grpc.aio sends exceptions to clients verbatim."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Handler]], details: Any) -> Handler:

@@ -19,9 +19,7 @@ class BundleRecognizer:
         self._engine, self._domain = engine, engine.domain(domain)
         self.way, self.prompt = engine.way(domain), engine.prompt(domain)
 
-    def recognize(
-        self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way
-    ) -> list[list[Entity]]:
+    def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
         items = [Item(text, self._domain, answer, way) for text, answer in zip(texts, answers, strict=True)]
         chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))

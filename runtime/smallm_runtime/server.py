@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -62,7 +63,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     # Without this a second server on the same port starts quietly and takes half of the calls.
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
     ner_pb2_grpc.add_NerServiceServicer_to_server(NerService(engine, batcher, bridge, settings.llm_mode), server)
-    checks = health.aio.HealthServicer()
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings.listen)
@@ -110,6 +111,6 @@ def _bind(server: grpc.aio.Server, address: str) -> int:
     return port
 
 
-async def _set_health(checks: health.aio.HealthServicer, status: int) -> None:
+async def _set_health(checks: Any, status: int) -> None:
     for name in ("", SERVICE):
         await checks.set(name, status)

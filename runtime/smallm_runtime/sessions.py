@@ -33,7 +33,9 @@ def open_session(model: Path, threads: int, device: str = "cpu") -> onnxruntime.
     options.log_severity_level = 3
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
-        raise ArtifactError(f"this onnxruntime has no {provider}; for a GPU install 'smallm[gpu]' instead of 'smallm[cpu]'")
+        raise ArtifactError(
+            f"this onnxruntime has no {provider}; for a GPU install 'smallm[gpu]' instead of 'smallm[cpu]'"
+        )
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime raises its own unexported kinds

@@ -19,7 +19,6 @@ from smallm.llm.reasons import Reason
 from smallm.llm.request import Model, Request, ask
 from smallm.llm.store import AnswerStore
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -48,7 +48,9 @@ class LLMClient:
         except openai.OpenAIError as error:
             raise LLMError(_reason(error), f"the LLM call failed: {type(error).__name__}") from None
         except ValueError:  # the library does not check that the body is JSON
-            raise LLMError(Reason.UNAVAILABLE, "the LLM's endpoint did not answer in JSON; is it a gateway's page?") from None
+            raise LLMError(
+                Reason.UNAVAILABLE, "the LLM's endpoint did not answer in JSON; is it a gateway's page?"
+            ) from None
         if not isinstance(completion, ChatCompletion):  # nor what it says it is
             raise LLMError(Reason.UNAVAILABLE, "the LLM's endpoint did not answer with a chat completion")
         choice = completion.choices[0] if completion.choices else None

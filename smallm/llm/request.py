@@ -9,6 +9,7 @@ from typing import Any
 
 from smallm.llm.prompt import TEMPLATE_VERSION, Message, Prompt
 
+
 @dataclass(frozen=True)
 class Model:
     """Who answers and how it samples. `provider` is the base URL, or `recorded` for imported answers."""

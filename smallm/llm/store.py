@@ -82,7 +82,7 @@ class AnswerStore:
         return self._parse(request, prompt, text, reply)
 
     def add_replies(self, replies: Iterable[tuple[Request, str]], domain: str) -> int:
-        """Keep raw replies in one transaction, all or none; an older reply to the same request stays. How many are new."""
+        """Keep raw replies in one transaction, all or none; an older reply to a request stays. How many are new."""
         rows = [(request.key, domain, request.model.name, reply, time.time()) for request, reply in replies]
         with self._lock:
             before = self._db.total_changes

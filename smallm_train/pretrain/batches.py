@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smallm.alignment import spans_to_tags
 from smallm.documents import Document
-from smallm.labels import LabelSet, TagSpan
+from smallm.labels import LabelSet
 from smallm.tokenization import TextTokenizer
 from smallm_train.pretrain.corpus import IGNORED, TokenStream, label_words
 
@@ -56,17 +57,13 @@ def block_example(stream: TokenStream, start: int, end: int) -> Example:
 
 def silver_example(document: Document, labels: LabelSet, tokenizer: TextTokenizer) -> Example:
     """A silver-annotated sentence with its open-type BIO tags."""
-    from smallm.alignment import spans_to_tags
-
     tokens = tokenizer.encode(document.text)
     boundaries, parts = label_words(document.text, tokens.offsets)
     tags = spans_to_tags(document.spans, tokens.offsets, labels)
     return Example(np.array(tokens.ids), np.array(boundaries), np.array(parts), np.array(tags))
 
 
-def collate(
-    examples: list[Example], tokenizer: TextTokenizer, *, mask_share: float, rng: np.random.Generator
-) -> Batch:
+def collate(examples: list[Example], tokenizer: TextTokenizer, *, mask_share: float, rng: np.random.Generator) -> Batch:
     """Pad examples between [CLS] and [SEP] and mask `mask_share` of the words.
 
     Of the masked tokens 80 % become [MASK], 10 % a random token, 10 % stay (BERT, Devlin et al. 2019);

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from safetensors.torch import save_file
 from transformers import logging as transformers_logging
 
@@ -76,8 +77,17 @@ def write_encoder(out: Path, model: PretrainingModel, tokenizer: TextTokenizer) 
         half = {name: value.half().contiguous() for name, value in state.items() if not name.startswith(tied)}
         save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save(folder / "tokenizer.json")
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.mlm.config.max_position_embeddings}
-        config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model.mlm.config.max_position_embeddings,
+        }
+        config |= {
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "mask_token": "[MASK]",
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -120,7 +130,12 @@ class _Report:
 
     def __init__(self, work: Path, schedule: Schedule) -> None:
         self._log = work / "log.jsonl"
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeRemainingColumn(),
+        )
         self._bar = Bar(*columns)
         self._task = self._bar.add_task("pre-training", total=schedule.tokens)
         self._mean: dict[str, float] = {}
@@ -139,7 +154,11 @@ class _Report:
                 self._mean[name] = 0.98 * self._mean.get(name, value) + 0.02 * value
         losses = " ".join(f"{name} {value:.2f}" for name, value in self._mean.items())
         self._bar.update(self._task, completed=progress.tokens, description=f"step {progress.step} {losses}")
-        scores = {name.removeprefix("held_out_"): round(value, 4) for name, value in figures.items() if name.startswith("held_out_")}
+        scores = {
+            name.removeprefix("held_out_"): round(value, 4)
+            for name, value in figures.items()
+            if name.startswith("held_out_")
+        }
         if scores:
             self.scores = scores
             means = {name: round(value, 3) for name, value in self._mean.items()}

@@ -121,7 +121,7 @@ def pretrain(
         optimizer.zero_grad()
         progress.step += 1
         progress.tokens += batch.tokens
-        figures = {task: float(loss) for task, loss in by_task.items()}
+        figures = {task: float(loss.detach()) for task, loss in by_task.items()}
         if progress.step % schedule.save_every == 0 or progress.tokens >= schedule.tokens:
             save(work, model, optimizer, progress)
             scores = evaluate(model, data.held_out_blocks, data.held_out_silver, tokenizer)

@@ -9,6 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from smallm_export.encoder_graph import export_encoder
+from smallm_export.head_graph import export_head
+from smallm_runtime.engine import Engine, Item
 from transformers import AutoModel
 
 from smallm import model_folder as folders
@@ -16,9 +19,6 @@ from smallm.encoder import resolve
 from smallm.fusion import Way
 from smallm.labels import LabelSet
 from smallm.model_folder import HeadShape, Model
-from smallm_export.encoder_graph import export_encoder
-from smallm_export.head_graph import export_head
-from smallm_runtime.engine import Engine, Item
 from smallm_train.head import HEADS, build_head
 from tests.conftest import SampleDomain
 
@@ -44,7 +44,9 @@ def test_encoder(
     mask = np.ones_like(ids)
     ids[:, length:], mask[:, length:] = 0, 0
     with torch.inference_mode():
-        states = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), output_hidden_states=True).hidden_states
+        states = model(
+            torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), output_hidden_states=True
+        ).hidden_states
     expected = torch.stack([states[layer] for layer in (0, 2, 4)], dim=2)[:, :length].numpy()
     found = session.run(None, {"input_ids": ids, "attention_mask": mask})[0][:, :length]
     assert found.shape == (batch, length, 3, 256)

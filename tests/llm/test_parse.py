@@ -58,7 +58,7 @@ def test_the_error_does_not_repeat_the_reply() -> None:
     assert "机密" not in str(caught.value)
 
 
-@given(st.text(max_size=200) | st.text('[]{}"\':,WL泵\\n `', max_size=200))
+@given(st.text(max_size=200) | st.text("[]{}\"':,WL泵\\n `", max_size=200))
 def test_any_text_gives_mentions_or_unparsable(reply: str) -> None:
     try:
         mentions = parse_reply(reply)

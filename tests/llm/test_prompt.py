@@ -9,7 +9,9 @@ from smallm.errors import DataError
 from smallm.llm.prompt import Demonstration, EntityType, Prompt
 from smallm.llm.request import Model, ask
 
-PROMPT = Prompt("维修", (EntityType("EQUIP", "整机"), EntityType("FAULT")), (Demonstration("泵漏", '[{"W": "泵", "L": "EQUIP"}]'),))
+PROMPT = Prompt(
+    "维修", (EntityType("EQUIP", "整机"), EntityType("FAULT")), (Demonstration("泵漏", '[{"W": "泵", "L": "EQUIP"}]'),)
+)
 
 
 def test_four_parts_in_order() -> None:
@@ -28,7 +30,12 @@ def test_writing_and_reading_asks_the_very_same_question() -> None:
 
 @pytest.mark.parametrize(
     ("value", "field"),
-    [({}, "types"), ({"types": []}, "types"), ({"types": [3]}, "types"), ({"types": ["A"], "demonstrations": [{}]}, "demonstrations")],
+    [
+        ({}, "types"),
+        ({"types": []}, "types"),
+        ({"types": [3]}, "types"),
+        ({"types": ["A"], "demonstrations": [{}]}, "demonstrations"),
+    ],
 )
 def test_a_bad_prompt_file_is_named_with_its_field(tmp_path: Path, value: object, field: str) -> None:
     file = tmp_path / "prompt.json"

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from smallm_runtime.batcher import Batcher
+from smallm_runtime.engine import Item
 
 from smallm.errors import OverloadedError
 from smallm.fusion import Entity
-from smallm_runtime.batcher import Batcher
-from smallm_runtime.engine import Item
 
 
 class Engine:

@@ -15,6 +15,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from smallm_runtime.engine import Engine, Item
+from smallm_runtime.server import SERVICE, Settings, running
 
 from smallm.cli import main
 from smallm.client import Client, Result
@@ -22,8 +24,6 @@ from smallm.documents import Span
 from smallm.errors import ArtifactError, InvalidRequestError, ServerError
 from smallm.llm.bridge import Mode
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
-from smallm_runtime.engine import Engine, Item
-from smallm_runtime.server import SERVICE, Settings, running
 from tests.conftest import SampleDomain
 from tests.fake_llm import FakeLLM, Fault
 
@@ -114,7 +114,7 @@ def test_min_score_empty_and_long_texts(address: str) -> None:
 
 
 def detail(error: grpc.RpcError, kind: type) -> object:
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for packed in status.details:
         message = kind()
         if packed.Unpack(message):

@@ -3,12 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from smallm.errors import ArtifactError
 from smallm_runtime import sessions
 
+from smallm.errors import ArtifactError
 
-@pytest.mark.parametrize(("quota", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("broken", 8)])
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("broken", 8)]
+)
 def test_threads_follow_the_containers_quota(
     quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,10 +36,16 @@ def test_conll_reads_bmes_crlf_and_several_character_tokens(tmp_path: Path) -> N
         ("[]", "expected a JSON object"),
         ('{"entities": []}', "field 'text': missing"),
         ('{"text": "泵", "entities": {}}', "field 'entities': not a list"),
-        ('{"text": "泵", "entities": [{"start": 0, "end": "1", "type": "A"}]}', r"entities\[0\].end': missing or not int"),
+        (
+            '{"text": "泵", "entities": [{"start": 0, "end": "1", "type": "A"}]}',
+            r"entities\[0\].end': missing or not int",
+        ),
         ('{"text": "泵漏", "entities": [{"start": 0, "end": 1, "type": "A", "text": "漏"}]}', "does not equal"),
         ('{"text": "泵", "entities": [{"start": 0, "end": 2, "type": "A"}]}', "lies outside"),
-        ('{"text": "泵漏", "entities": [{"start": 0, "end": 2, "type": "A"}, {"start": 1, "end": 2, "type": "A"}]}', "overlaps"),
+        (
+            '{"text": "泵漏", "entities": [{"start": 0, "end": 2, "type": "A"}, {"start": 1, "end": 2, "type": "A"}]}',
+            "overlaps",
+        ),
     ],
 )
 def test_a_bad_line_is_named_with_its_field(tmp_path: Path, line: str, message: str) -> None:

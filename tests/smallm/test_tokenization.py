@@ -17,7 +17,9 @@ from smallm.tokenization import SPECIAL_TOKENS, TextTokenizer
 
 EMBEDDED = TextTokenizer.load(resolve().folder)
 LABELS = LabelSet(("A",))
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("泵 　Ａ1．A-z\t\u200d😀é\u0301ﬁ㎡"), max_size=60)
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("泵 　Ａ1．A-z\t\u200d😀é\u0301ﬁ㎡"), max_size=60
+)
 
 
 def vocab_txt(folder: Path) -> TextTokenizer:

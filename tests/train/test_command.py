@@ -65,7 +65,12 @@ def test_another_encoder_under_the_same_name_is_refused(
     sample: SampleDomain, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model"
-    assert main(["train", str(sample.folder), "--out", str(model), "--encoder", str(tiny_encoder), "--shots", "20", *QUICK]) == 0
+    assert (
+        main(
+            ["train", str(sample.folder), "--out", str(model), "--encoder", str(tiny_encoder), "--shots", "20", *QUICK]
+        )
+        == 0
+    )
     config = tiny_encoder / "config.json"
     config.write_text(config.read_text().replace('"gelu"', '"relu"'))
     assert main(["evaluate", str(model), str(sample.folder / "test.jsonl")]) == 1
@@ -91,7 +96,17 @@ def test_killed_at_any_moment_the_old_output_or_the_new_one_is_there(
     out = tmp_path / "out"
     shutil.copytree(model_folder if what == "train" else bundle_folder, out)
     arguments = {
-        "train": ["train", str(sample.folder), "--answers", str(sample.answers), "--shots", "24", "--seed", "9", *QUICK],
+        "train": [
+            "train",
+            str(sample.folder),
+            "--answers",
+            str(sample.answers),
+            "--shots",
+            "24",
+            "--seed",
+            "9",
+            *QUICK,
+        ],
         "export-onnx": ["export-onnx", str(model_folder), "--quantize", "none", "--max-f1-drop", "1"],
     }[what]
     command = [sys.executable, "-m", "smallm.cli", *arguments, "--out", str(out)]
