@@ -153,7 +153,7 @@ def _step(
     scores = head(batch.features, batch.votes, batch.mask)
     loss = negative_log_likelihood(scores, batch.tags, batch.mask, *head.constrained())
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
     optimizer.step()
     average.update_parameters(head)

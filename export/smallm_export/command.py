@@ -143,7 +143,8 @@ def _gate(name: str, parity: dict[str, Any], max_f1_drop: float) -> None:
 
 def _print(name: str, parity: dict[str, Any]) -> None:
     f1 = ", ".join(f"{kind} {100 * value:.1f}" for kind, value in parity["f1"].items())
+    agreement = f"{100 * parity['tag_agreement']:.2f} % of tags as in PyTorch"
     print(
-        f"{name}: on {parity['texts']} reference texts, F1 {f1}; {100 * parity['tag_agreement']:.2f} % of tags as in PyTorch; "
+        f"{name}: on {parity['texts']} reference texts, F1 {f1}; {agreement}; "
         f"{parity['batch_flips']} tags change in a shared batch; fp32 graphs within {parity['max_difference']:.4f}"
     )

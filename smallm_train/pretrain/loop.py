@@ -115,7 +115,7 @@ def pretrain(
             logits = model(batch)
         by_task = losses(logits, batch)
         total = torch.stack([TASK_WEIGHTS[task] * loss for task, loss in by_task.items()]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
