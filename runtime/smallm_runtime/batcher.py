@@ -44,14 +44,13 @@ class Batcher:
 
     def __init__(self, recognize: RecognizeFunction, max_queue: int = 512, max_batch: int = 32) -> None:
         self._recognize, self._max_batch = recognize, max_batch
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(max_queue)
+        self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue(max_queue)  # None: the last one, stop
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker: asyncio.Task[None] | None = None
 
-    def start(self, died: Callable[[], None]) -> None:
-        """Start the worker; `died` is called if it ever ends without `close`."""
+    def start(self) -> None:
+        """Start the worker."""
         self._worker = asyncio.create_task(self._run())
-        self._worker.add_done_callback(lambda task: None if task.cancelled() else died())
 
     async def submit(self, item: Item) -> Outcome:
         """Recognise one item. Raises OverloadedError if the queue is full, or what the engine raised."""
@@ -64,23 +63,29 @@ class Batcher:
 
     async def close(self) -> None:
         """Finish what is queued, then stop."""
-        while not self._queue.empty() and self._worker is not None and not self._worker.done():
-            await asyncio.sleep(0.01)
         if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+            await self._queue.put(None)
+            await self._worker
         self._executor.shutdown(wait=True)
 
     async def _run(self) -> None:
-        while True:
+        """Until `close`: no failure of a batch ends it, and none leaves a caller waiting."""
+        stopping = False
+        while not stopping:
             waiting = [await self._queue.get()]
             while len(waiting) < self._max_batch and not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
-            alive = [one for one in waiting if not one.future.done()]
-            if alive:
+            stopping = None in waiting
+            alive = [one for one in waiting if one is not None and not one.future.done()]
+            try:
                 await self._run_batch(alive)
+            except Exception as error:
+                for one in alive:
+                    _settle(one.future, error)
 
     async def _run_batch(self, batch: Sequence[_Waiting]) -> None:
+        if not batch:
+            return
         begin = time.perf_counter()
         try:
             results = await asyncio.get_running_loop().run_in_executor(

@@ -69,8 +69,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     port = _bind(server, settings.listen)
     await _set_health(checks, _NOT_SERVING)  # grpc's servicer starts as SERVING
     await server.start()
-    tasks: set[asyncio.Task[None]] = set()
-    batcher.start(died=lambda: tasks.add(asyncio.ensure_future(_set_health(checks, _NOT_SERVING))))
+    batcher.start()
     await _set_health(checks, _SERVING)
     try:
         yield port

@@ -37,7 +37,7 @@ def test_what_waits_while_the_engine_is_busy_shares_the_next_batch() -> None:
     async def go() -> None:
         engine = Engine()
         batcher = Batcher(engine.recognize, max_batch=4)
-        batcher.start(died=lambda: None)
+        batcher.start()
         tasks = await queued(batcher, ["first"]) + await queued(batcher, list("abcdef"))
         engine.release.set()
         await asyncio.gather(*tasks)
@@ -51,7 +51,7 @@ def test_a_poisoned_text_fails_alone() -> None:
     async def go() -> None:
         engine = Engine()
         batcher = Batcher(engine.recognize)
-        batcher.start(died=lambda: None)
+        batcher.start()
         tasks = await queued(batcher, ["first", "a", "poison", "b"])
         engine.release.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,7 +65,7 @@ def test_a_cancelled_caller_costs_nothing_and_harms_nobody() -> None:
     async def go() -> None:
         engine = Engine()
         batcher = Batcher(engine.recognize)
-        batcher.start(died=lambda: None)
+        batcher.start()
         tasks = await queued(batcher, ["first"]) + await queued(batcher, ["gone", "stays"])
         tasks[1].cancel()
         await asyncio.sleep(0.05)
@@ -81,7 +81,7 @@ def test_a_full_queue_says_so_at_once_and_closing_finishes_what_is_queued() -> N
     async def go() -> None:
         engine = Engine()
         batcher = Batcher(engine.recognize, max_queue=2)
-        batcher.start(died=lambda: None)
+        batcher.start()
         tasks = await queued(batcher, ["first"]) + await queued(batcher, ["a", "b"])
         with pytest.raises(OverloadedError) as caught:
             await batcher.submit(Item("c"))
@@ -93,14 +93,33 @@ def test_a_full_queue_says_so_at_once_and_closing_finishes_what_is_queued() -> N
     asyncio.run(go())
 
 
-def test_a_worker_that_dies_is_noticed() -> None:
+def test_no_failure_ends_the_worker_or_leaves_a_caller_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async def go() -> None:
-        died = asyncio.Event()
-        batcher = Batcher(Engine().recognize)
-        batcher._run_batch = None  # type: ignore[method-assign, assignment]
-        batcher.start(died=died.set)
-        task = (await queued(batcher, ["a"]))[0]
-        await asyncio.wait_for(died.wait(), 5)
-        task.cancel()
+        engine = Engine()
+        engine.release.set()
+        batcher = Batcher(engine.recognize)
+        batcher.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(batcher, "_run_batch", None)
+            with pytest.raises(TypeError):
+                await asyncio.wait_for(batcher.submit(Item("a")), 5)
+        assert (await batcher.submit(Item("b"))).batch_size == 1
+        await batcher.close()
+
+    asyncio.run(go())
+
+
+def test_closing_waits_for_the_batch_that_is_running() -> None:
+    async def go() -> None:
+        engine = Engine()
+        batcher = Batcher(engine.recognize)
+        batcher.start()
+        tasks = await queued(batcher, ["running"])
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        engine.release.set()
+        await closing
+        assert (await asyncio.wait_for(tasks[0], 5)).batch_size == 1  # type: ignore[attr-defined]
 
     asyncio.run(go())
