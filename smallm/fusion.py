@@ -71,6 +71,12 @@ class Decoder:
         return [(span, by_start[span.start]) for span in tags_to_spans(tags, offsets, self.labels)]
 
 
+def head_inputs(features: NDArray[np.floating], votes: Array) -> dict[str, Array]:
+    """The inputs of a head graph for one text: a batch of one, nothing masked."""
+    mask = np.ones((1, len(votes)), dtype=np.float32)
+    return {"features": features[None].astype(np.float32, copy=False), "votes": votes[None], "mask": mask}
+
+
 def recognize(
     features: NDArray[np.floating],
     offsets: Offsets,

@@ -8,9 +8,12 @@ points it covers, so spans survive any text.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from smallm.errors import ArtifactError
@@ -90,6 +93,16 @@ class TextTokenizer:
         """Tokenise several texts, in parallel where the library does so."""
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def encoder_inputs(self, parts: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+        """`input_ids` and `attention_mask`, (batch, length), of id sequences between [CLS] and [SEP], padded."""
+        longest = max(len(part) for part in parts) + 2
+        ids = np.full((len(parts), longest), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, part in enumerate(parts):
+            ids[row, : len(part) + 2] = [self.cls_id, *part, self.sep_id]
+            mask[row, : len(part) + 2] = 1
+        return {"input_ids": ids, "attention_mask": mask}
 
     def normalize(self, text: str) -> str:
         """The text as the vocabulary sees it (case, width), for counting characters."""

@@ -53,8 +53,9 @@ class FrozenEncoder:
             return np.zeros((0, len(self.layers), self.hidden), dtype=np.float16)
         outputs = []
         for window in windows:
-            ids = [self.tokenizer.cls_id, *tokens.ids[window.start : window.end], self.tokenizer.sep_id]
-            states = self._model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            inputs = self.tokenizer.encoder_inputs([tokens.ids[window.start : window.end]])
+            ids, mask = (torch.from_numpy(array) for array in inputs.values())
+            states = self._model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
             chosen = torch.stack([states[layer][0, 1:-1] for layer in self.layers], dim=1)
             outputs.append(chosen.half().numpy())
         return stitch(windows, outputs)

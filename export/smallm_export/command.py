@@ -16,11 +16,12 @@ from smallm import atomic, bundle, model_folder
 from smallm.bundle import Domain, EncoderInfo, Manifest
 from smallm.encoder import resolve
 from smallm.errors import ArtifactError
+from smallm.fusion import head_inputs
 from smallm.model_folder import Model, Reference
 from smallm.tokenization import TextTokenizer
 from smallm_export.encoder_graph import export_encoder
 from smallm_export.head_graph import QUANTIZED, export_head
-from smallm_export.parity import Graphs, encoder_feed, measure
+from smallm_export.parity import Graphs, measure
 from smallm_export.quantize import quantize
 
 TOOLS = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "torch", "transformers")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     with atomic.new_directory(args.out) as folder, atomic.scratch() as scratch:
         with console.status("exporting the encoder through optimum"):
             export_encoder(encoder.folder, models[0].head.layers, scratch / "encoder.onnx")
-        work = _Work(scratch, folder, (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id), args.quantize == "int8")
+        work = _Work(scratch, folder, tokenizer, args.quantize == "int8")
         with console.status(f"writing {args.quantize} graphs and measuring parity"):
             work.write_encoder([reference for model in models for reference in calibration(model)])
             domains = {model.domain: work.write_domain(model) for model in models}
@@ -79,13 +80,15 @@ class _Work:
 
     scratch: Path
     folder: Path
-    frame: tuple[int, int, int]
+    tokenizer: TextTokenizer
     int8: bool
 
     def write_encoder(self, references: Sequence[Reference]) -> None:
         exact, final = self.scratch / "encoder.onnx", self.folder / bundle.ENCODER
         if self.int8:
-            quantize(exact, final, (encoder_feed([reference], self.frame) for reference in references))
+            quantize(
+                exact, final, (self.tokenizer.encoder_inputs([reference.ids.tolist()]) for reference in references)
+            )
         else:
             shutil.copy2(exact, final)
 
@@ -93,7 +96,7 @@ class _Work:
         exact, final = self.scratch / f"{model.domain}.onnx", self.folder / bundle.head_file(model.domain)
         final.parent.mkdir(parents=True)
         export_head(model, exact)
-        exact_graphs = Graphs.load(self.scratch / "encoder.onnx", exact, self.frame)
+        exact_graphs = Graphs.load(self.scratch / "encoder.onnx", exact, self.tokenizer)
         if self.int8:
             quantize(exact, final, self._head_feeds(model, exact_graphs), QUANTIZED)
         else:
@@ -102,18 +105,16 @@ class _Work:
             atomic.write_json(self.folder / bundle.prompt_file(model.domain), model.prompt.to_json())
         domain = Domain(list(model.labels.types), model.weights["transitions"].tolist(), str(model.way), model.training)
         texts = model.dev_references or model.train_references
-        final_graphs = Graphs.load(self.folder / bundle.ENCODER, final, self.frame)
+        final_graphs = Graphs.load(self.folder / bundle.ENCODER, final, self.tokenizer)
         domain.parity.update(measure(exact_graphs, final_graphs, texts, domain.decoder()))
         return domain
 
     def _head_feeds(self, model: Model, graphs: Graphs) -> list[dict[str, Any]]:
         """With the votes and without, as it will be served."""
-        feeds = []
+        feeds: list[dict[str, Any]] = []
         for reference in calibration(model):
-            features = graphs.features([reference])[0][None]
-            mask = (reference.ids >= 0).astype("float32")[None]
-            for votes in (reference.votes, 0 * reference.votes):
-                feeds.append({"features": features, "votes": votes[None], "mask": mask})
+            features = graphs.features([reference])[0]
+            feeds += [head_inputs(features, votes) for votes in (reference.votes, 0 * reference.votes)]
         return feeds
 
 

@@ -11,53 +11,39 @@ import numpy as np
 import onnxruntime
 
 from smallm.crf import Array
-from smallm.fusion import Decoder
+from smallm.fusion import Decoder, head_inputs
 from smallm.labels import TagSpan
 from smallm.model_folder import Reference
+from smallm.tokenization import TextTokenizer
 
 BATCH = 8
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """An encoder and a head under ONNX Runtime; `frame` is ([CLS], [SEP], [PAD])."""
+    """An encoder and a head under ONNX Runtime."""
 
     encoder: onnxruntime.InferenceSession
     head: onnxruntime.InferenceSession
-    frame: tuple[int, int, int]
+    tokenizer: TextTokenizer
 
     @classmethod
-    def load(cls, encoder: Path, head: Path, frame: tuple[int, int, int]) -> Graphs:
+    def load(cls, encoder: Path, head: Path, tokenizer: TextTokenizer) -> Graphs:
         """Open both graphs on the CPU."""
         options = {"providers": ["CPUExecutionProvider"]}
         return cls(
-            onnxruntime.InferenceSession(encoder, **options), onnxruntime.InferenceSession(head, **options), frame
+            onnxruntime.InferenceSession(encoder, **options), onnxruntime.InferenceSession(head, **options), tokenizer
         )
 
     def features(self, texts: Sequence[Reference]) -> list[Array]:
         """Features (n, layers, hidden) of each text, encoded in one padded batch."""
-        feed = encoder_feed(texts, self.frame)
-        stacked = self.encoder.run(None, feed)[0]
+        stacked = self.encoder.run(None, self.tokenizer.encoder_inputs([text.ids.tolist() for text in texts]))[0]
         return [stacked[row, 1 : len(text.ids) + 1] for row, text in enumerate(texts)]
 
     def emissions(self, features: Array, votes: Array) -> Array:
         """Fused scores (n, N) of one text."""
-        feed = {"features": features[None], "votes": votes[None], "mask": np.ones((1, len(votes)), dtype=np.float32)}
-        scores: Array = self.head.run(None, feed)[0][0]
+        scores: Array = self.head.run(None, head_inputs(features, votes))[0][0]
         return scores
-
-
-def encoder_feed(texts: Sequence[Reference], frame: tuple[int, int, int]) -> dict[str, Any]:
-    """The encoder's inputs for a padded batch of texts between [CLS] and [SEP]."""
-    cls_id, sep_id, pad_id = frame
-    longest = max(len(text.ids) for text in texts) + 2
-    ids = np.full((len(texts), longest), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, text in enumerate(texts):
-        length = len(text.ids) + 2
-        ids[row, :length] = [cls_id, *text.ids, sep_id]
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def measure(exact: Graphs, final: Graphs, texts: Sequence[Reference], decoder: Decoder) -> dict[str, Any]:

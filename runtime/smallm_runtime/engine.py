@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from smallm import bundle
 from smallm.bundle import Manifest
 from smallm.crf import Array
 from smallm.documents import Span
-from smallm.fusion import Decoder, Entity, Way, recognize
+from smallm.fusion import Decoder, Entity, Way, head_inputs, recognize
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import TextTokenizer, Tokens
 from smallm.windows import cut, stitch
@@ -39,9 +40,8 @@ class _Head:
     way: Way
     prompt: Prompt | None
 
-    def emissions(self, features: Array, votes: Array) -> Array:
-        feed = {"features": features[None], "votes": votes[None], "mask": np.ones((1, len(votes)), dtype=np.float32)}
-        scores: Array = self.session.run(None, feed)[0][0]
+    def emissions(self, features: NDArray[np.floating], votes: Array) -> Array:
+        scores: Array = self.session.run(None, head_inputs(features, votes))[0][0]
         return scores
 
 
@@ -114,13 +114,7 @@ class Engine:
             longest = len(parts[order[-1]]) + 2
             chosen = order[-max(1, MAX_BATCH_TOKENS // longest) :]
             del order[-len(chosen) :]
-            ids = np.full((len(chosen), longest), self._tokenizer.pad_id, dtype=np.int64)
-            mask = np.zeros_like(ids)
-            for row, index in enumerate(chosen):
-                length = len(parts[index]) + 2
-                ids[row, :length] = [self._tokenizer.cls_id, *parts[index], self._tokenizer.sep_id]
-                mask[row, :length] = 1
-            stacked = self._encoder.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+            stacked = self._encoder.run(None, self._tokenizer.encoder_inputs([parts[index] for index in chosen]))[0]
             for row, index in enumerate(chosen):
                 results[index] = stacked[row, 1 : len(parts[index]) + 1]
         return [results[index] for index in range(len(parts))]
