@@ -46,12 +46,15 @@ def main() -> None:
     console.print(
         f"\nbundle: {bundle.size(packed) / 1e6:.1f} MB in {packed}/; all of this took {time.monotonic() - begin:.0f} s"
     )
-    console.print(f"""
-Next:
-  [bold]smallm serve {packed} --answers {store}[/]            the same server, yours to keep
-  [bold]smallm recognize "3号泵漏油，更换机封"[/]                     ask it (from another terminal)
-  [bold]smallm serve {packed} --llm-url URL --llm-model NAME[/]  let it ask an OpenAI-compatible LLM
-  [bold]smallm train YOUR_DATA --answers YOUR_ANSWERS --out MODEL[/]  your own domain: see README.md""")
+    program = _relative(Path(sys.executable).with_name("smallm"))
+    console.print("\nNext:")
+    for words, purpose in (
+        (f"serve {packed} --answers {store}", "the same server, yours to keep"),
+        ('recognize "3号泵漏油，更换机封"', "ask it, from another terminal"),
+        (f"serve {packed} --llm-url URL --llm-model NAME", "let it ask an OpenAI-compatible LLM"),
+        ("train YOUR_DATA --answers YOUR_ANSWERS --out MODEL", "your own domain: see README.md"),
+    ):
+        console.print(f"  [bold]{program} {words}[/]\n      {purpose}")
 
 
 class server:
