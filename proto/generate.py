@@ -22,6 +22,8 @@ SOURCES = ["smallm/ner/v1/ner.proto"]
 def generate(out: Path) -> None:
     """Run protoc on every source into `out`."""
     options = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    programs = Path(sys.executable).parent  # of the virtual environment, activated or not
+    options += [f"--plugin=protoc-gen-{kind}={programs / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
     status = protoc.main(["protoc", *(f"-I{folder}" for folder in INCLUDES), *options, *SOURCES])
     if status:
         sys.exit(status)
