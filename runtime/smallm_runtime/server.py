@@ -57,7 +57,7 @@ class Settings:
 async def running(settings: Settings) -> AsyncIterator[int]:
     """Serve inside the block; yields the port. Raises ArtifactError for a bad bundle, store or address."""
     engine = await asyncio.to_thread(Engine.load, settings.bundle, settings.threads, settings.device)
-    await asyncio.to_thread(engine.recognize, [Item("预热", name) for name in engine.domains])  # first runs are slow
+    await asyncio.to_thread(_warm_up, engine)
     bridge = _bridge(settings)
     batcher = Batcher(engine.recognize)
     # Without this a second server on the same port starts quietly and takes half of the calls.
@@ -91,6 +91,15 @@ async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
         ready(port)
         await stop.wait()
         _log.info("stopping: finishing running calls for up to %.0f s", GRACE_S)
+
+
+def _warm_up(engine: Engine) -> None:
+    """First runs are slow: of the graphs, and of the prompt's template."""
+    engine.recognize([Item("预热", name) for name in engine.domains])
+    for name in engine.domains:
+        prompt = engine.prompt(name)
+        if prompt is not None:
+            prompt.messages("预热")
 
 
 def _bridge(settings: Settings) -> Bridge:
