@@ -30,6 +30,8 @@ class FakeLLM:
     fault: Fault = field(default_factory=Fault)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    running: int = 0
+    peak: int = 0
 
     def __enter__(self) -> FakeLLM:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -53,7 +55,10 @@ def _handler(fake: FakeLLM) -> type[BaseHTTPRequestHandler]:
             fake.requests.append(asked)
             fake.keys.append(self.headers.get("Authorization", ""))
             fault = fake.fault
+            fake.running += 1
+            fake.peak = max(fake.peak, fake.running)
             time.sleep(fault.delay_s)
+            fake.running -= 1
             if fault.drop:
                 self.connection.close()
                 return

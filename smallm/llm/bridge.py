@@ -20,6 +20,7 @@ from smallm.llm.request import Model, Request, ask
 from smallm.llm.store import AnswerStore
 
 _log = logging.getLogger(__name__)
+CONCURRENT = 8  # questions open at the LLM at once; a batch of texts is no reason for a burst of 429s
 
 
 class Mode(StrEnum):
@@ -59,6 +60,7 @@ class Bridge:
         """`models` are tried in order in the store; the first is the one `client` asks."""
         self._models, self._store, self._client = models, store, client
         self._running: dict[str, asyncio.Task[Answer]] = {}
+        self._slots = asyncio.Semaphore(CONCURRENT)
 
     async def answer(self, prompt: Prompt | None, text: str, mode: Mode) -> Answer:
         """The LLM's spans for `text`. Trouble of any kind is an absent answer."""
@@ -109,7 +111,8 @@ class Bridge:
 
     async def _ask(self, client: LLMClient, request: Request, prompt: Prompt, text: str) -> Answer:
         try:
-            reply = await client.ask(request)
+            async with self._slots:
+                reply = await client.ask(request)
             return Answer(Status.FRESH, await asyncio.to_thread(self._keep, request, prompt, text, reply))
         except LLMError as error:
             return absent(Reason(error.reason))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smallm.documents import Span
-from smallm.llm.bridge import Answer, Bridge, Mode, Status
+from smallm.llm.bridge import CONCURRENT, Answer, Bridge, Mode, Status
 from smallm.llm.client import KEY_VARIABLE, Endpoint, LLMClient
 from smallm.llm.prompt import Demonstration, EntityType, Prompt
 from smallm.llm.reasons import Reason
@@ -44,6 +44,13 @@ def test_fresh_then_cached_and_one_question_for_equal_ones(tmp_path: Path) -> No
         assert len(fake.requests) == 1
         cached = run(fake, tmp_path / "s", ("换泵", Mode.CACHED_ONLY))
         assert cached == [Answer(Status.CACHED, PUMP)] and len(fake.requests) == 1
+
+
+def test_many_texts_at_once_are_no_burst() -> None:
+    with FakeLLM(reply, Fault(delay_s=0.1)) as fake:
+        answers = run(fake, None, *((f"换泵{index}", Mode.WAIT) for index in range(3 * CONCURRENT)))
+        assert {answer.status for answer in answers} == {Status.FRESH}
+        assert 1 < fake.peak <= CONCURRENT
 
 
 def test_what_is_asked_is_the_prompt_at_temperature_zero_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
