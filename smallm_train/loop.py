@@ -12,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from smallm.alignment import tags_to_spans
+from smallm.errors import DataError
 from smallm.fusion import Decoder
 from smallm.labels import LabelSet
 from smallm.scoring import score
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Example, collate
 from smallm_train.head import Head
+
+STANDARD_TOKENS = 50_000  # enough for a mean and a scale; bounds the memory of wide encoders
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,14 @@ def fit(
     options: Options,
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Train `head` in place and leave the weights of the best dev epoch in it; that epoch's figures."""
+    """Train `head` in place and leave the weights of the best dev epoch in it; that epoch's figures.
+
+    Raises DataError if there is nothing to train on.
+    """
     train = [example for example in train if len(example.tokens)]
-    head.standardize(torch.from_numpy(np.concatenate([example.features for example in train]).astype(np.float32)))
+    if not train:
+        raise DataError("no training text holds a character")
+    head.standardize(_sample(train))
     rng = np.random.default_rng(options.seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(
@@ -122,8 +130,8 @@ def emissions(
 ) -> list[NDArray[np.float32]]:
     """Fused scores (n, N) of each example, without dropout."""
     head.eval()
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index].tokens))
-    results: dict[int, NDArray[np.float32]] = {}
+    results = {index: example.votes for index, example in enumerate(examples)}  # of a text without tokens: (0, N)
+    order = sorted((i for i in results if len(results[i])), key=lambda index: len(results[index]))
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         batch = collate([examples[index] for index in chosen], [with_votes] * len(chosen))
@@ -138,6 +146,13 @@ def decoder(head: Head, labels: LabelSet) -> Decoder:
     """The head's CRF for inference."""
     start, transitions = (tensor.detach().numpy() for tensor in head.constrained())
     return Decoder(labels, start, transitions)
+
+
+def _sample(examples: Sequence[Example]) -> torch.Tensor:
+    """Features of at most STANDARD_TOKENS tokens or so, spread evenly, (tokens, layers, hidden)."""
+    stride = max(1, sum(len(example.tokens) for example in examples) // STANDARD_TOKENS)
+    chosen = np.concatenate([example.features[::stride] for example in examples])
+    return torch.from_numpy(chosen.astype(np.float32))
 
 
 def _step(

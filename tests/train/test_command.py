@@ -14,6 +14,8 @@ import pytest
 
 from smallm import model_folder as folders
 from smallm.cli import main
+from smallm.documents import Document, Span
+from smallm.formats import write_documents
 from smallm.fusion import Way
 from smallm.scoring import score
 from smallm_train.command import choose
@@ -78,6 +80,22 @@ def test_another_encoder_under_the_same_name_is_refused(
     shutil.rmtree(tiny_encoder)
     assert main(["export-onnx", str(model), "--out", str(tmp_path / "b")]) == 1
     assert "no such folder" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_texts_without_a_character_are_no_trouble_and_nothing_else_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank, real = Document("1", "  ", ()), Document("2", "泵漏油", (Span(0, 1, "EQUIP"),))
+    write_documents(tmp_path / "dev.jsonl", [blank, real])
+    write_documents(tmp_path / "train.jsonl", [blank, real])
+    command = ["train", str(tmp_path), "--out", str(tmp_path / "m"), "--domain", "d", *QUICK]
+    assert main(command) == 0
+    (tmp_path / "prompt.json").write_text('{"types": ["EQUIP"]}')
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"text": blank.text, "response": "[]"}))
+    write_documents(tmp_path / "train.jsonl", [blank])
+    capsys.readouterr()
+    assert main([*command, "--answers", str(tmp_path / "answers.jsonl")]) == 1
+    assert "no training text holds a character" in capsys.readouterr().err
 
 
 def test_the_best_way_on_dev_is_chosen() -> None:
