@@ -56,6 +56,7 @@ COMMANDS = {
     "llm": Command("smallm.llm.command", "the store of LLM answers: import, stats", "cpu"),
     "train": Command("smallm_train.command", "train a domain's head on annotated data and LLM answers", "train"),
     "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
+    "convert": Command("smallm.convert", "annotated text from one format to another", ""),
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
     "pretrain": Command("smallm_train.pretrain.command", "pre-train an encoder from text files", "train"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smallm.documents import Document, Span, label_set
 from smallm.errors import DataError
-from smallm.formats import FORMATS, read_documents
+from smallm.formats import SUFFIXES, read_documents
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.llm.recordings import RecordedAnswers
@@ -75,10 +75,10 @@ def nested_subset(
 
 
 def _find(folder: Path, name: str) -> Path:
-    for suffix in FORMATS:
+    for suffix in SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return folder / f"{name}{suffix}"
-    raise DataError(f"no {name} file; expected {name}.jsonl (or {', '.join(list(FORMATS)[1:])})", source=str(folder))
+    raise DataError(f"no {name} file; expected {name}.jsonl (or {', '.join(list(SUFFIXES)[1:])})", source=str(folder))
 
 
 def _labels(documents: Sequence[Document], prompt: Prompt | None, source: str) -> LabelSet:

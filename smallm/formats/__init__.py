@@ -6,51 +6,56 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from smallm import atomic
 from smallm.documents import Document
 from smallm.errors import DataError
-from smallm.formats import conll, jsonl
+from smallm.formats import brat, ccks, cluener, conll, doccano, jsonl, label_studio
+from smallm.formats.text import TextFormat
 
 
 class Format(Protocol):
-    """What a format module offers."""
+    """What a format offers."""
 
-    def parse(self, lines: Iterable[str], source: str) -> Iterator[Document]:
-        """Yield documents; raise DataError naming `source`, line and field."""
+    def read(self, path: Path) -> Iterator[Document]:
+        """Yield documents; raise DataError naming the file, line and field."""
 
-    def render(self, documents: Iterable[Document]) -> Iterator[str]:
-        """Yield the lines of the file, without line ends."""
-
-
-FORMATS: dict[str, Format] = {".jsonl": jsonl, ".conll": conll, ".bio": conll, ".txt": conll}
+    def write(self, path: Path, documents: Iterable[Document]) -> None:
+        """Write them in one step."""
 
 
-def read_documents(path: Path) -> list[Document]:
-    """Read every document in `path`; the format follows from the suffix.
+FORMATS: dict[str, Format] = {
+    "jsonl": TextFormat(jsonl.parse, jsonl.render),
+    "conll": TextFormat(conll.parse, conll.render),
+    "bmes": TextFormat(conll.parse, conll.render_bmes),
+    "bioes": TextFormat(conll.parse, conll.render_bioes),
+    "ccks2019": TextFormat(ccks.parse_exclusive, ccks.render_exclusive),
+    "ccks2020": TextFormat(ccks.parse_inclusive, ccks.render_inclusive),
+    "cluener": TextFormat(cluener.parse, cluener.render),
+    "doccano": TextFormat(doccano.parse, doccano.render),
+    "label-studio": TextFormat(label_studio.parse, label_studio.render),
+    "brat": brat.BratFolder(),
+}
+SUFFIXES = {".jsonl": "jsonl", ".conll": "conll", ".bio": "conll", ".txt": "conll", ".bmes": "bmes", ".bioes": "bioes"}
+
+
+def read_documents(path: Path, format: str = "") -> list[Document]:
+    """Read every document in `path`; without a `format` (a name in FORMATS) it follows from the suffix.
 
     Raises DataError if the file is missing, empty, of an unknown format or malformed.
     """
-    parse = _format(path).parse
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            documents = list(parse((line.rstrip("\r\n") for line in handle), str(path)))
-    except FileNotFoundError:
-        raise DataError("no such file", source=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}; convert the file first", source=str(path)) from None
+    documents = list(_format(path, format).read(path))
     if not documents:
         raise DataError("the file holds no documents", source=str(path))
     return documents
 
 
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Write `documents` to `path` in one step; the format follows from the suffix."""
-    lines = _format(path).render(documents)
-    atomic.write_text(path, "".join(line + "\n" for line in lines))
+def write_documents(path: Path, documents: Iterable[Document], format: str = "") -> None:
+    """Write `documents` to `path` in one step; see `read_documents` for `format`."""
+    _format(path, format).write(path, documents)
 
 
-def _format(path: Path) -> Format:
-    try:
-        return FORMATS[path.suffix]
-    except KeyError:
-        raise DataError(f"unknown format '{path.suffix}'; known: {', '.join(FORMATS)}", source=str(path)) from None
+def _format(path: Path, name: str) -> Format:
+    name = name or SUFFIXES.get(path.suffix, "")
+    if name not in FORMATS:
+        found = f"'{name}'" if name else f"by the suffix '{path.suffix}'"
+        raise DataError(f"unknown format {found}; known: {', '.join(FORMATS)}", source=str(path))
+    return FORMATS[name]

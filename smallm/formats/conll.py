@@ -1,6 +1,6 @@
 """Two columns, character and tag, separated by white space; a blank line ends a sentence.
 
-Reads BIO, BMES and BIOES; writes BIO. A token of several characters carries one tag for all of
+Reads BIO, BMES and BIOES alike; writes any of them. A token of several characters carries one tag for all of
 them. A line of the tag alone (the character was a space and its separator was squeezed) stands
 for a space.
 """
@@ -33,11 +33,28 @@ def parse(lines: Iterable[str], source: str) -> Iterator[Document]:
 
 
 def render(documents: Iterable[Document]) -> Iterator[str]:
-    """Yield `character<TAB>tag` lines and a blank line after each document."""
+    """Yield `character<TAB>tag` lines in BIO and a blank line after each document."""
+    return _render(documents, "BII", "B")
+
+
+def render_bmes(documents: Iterable[Document]) -> Iterator[str]:
+    """The same in BMES."""
+    return _render(documents, "BME", "S")
+
+
+def render_bioes(documents: Iterable[Document]) -> Iterator[str]:
+    """The same in BIOES."""
+    return _render(documents, "BIE", "S")
+
+
+def _render(documents: Iterable[Document], scheme: str, single: str) -> Iterator[str]:
+    begin, inside, end = scheme[0], scheme[1], scheme[2]
     for document in documents:
         tags = ["O"] * len(document.text)
         for span in document.spans:
-            tags[span.start : span.end] = [f"B-{span.type}"] + [f"I-{span.type}"] * (span.end - span.start - 1)
+            length = span.end - span.start
+            prefixes = begin + inside * (length - 2) + end if length > 1 else single
+            tags[span.start : span.end] = [f"{prefix}-{span.type}" for prefix in prefixes]
         yield from (f"{character}\t{tag}" for character, tag in zip(document.text, tags, strict=True))
         yield ""
 
