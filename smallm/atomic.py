@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from smallm import __version__
+from smallm.errors import ArtifactError
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -57,6 +60,20 @@ def new_directory(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_versioned(path: Path, version: int, hint: str) -> dict[str, Any]:
+    """A JSON object whose `format` is `version`. Raises ArtifactError; `hint` says what writes such a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path.parent}: no {path.name}; {hint}") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error.msg}, line {error.lineno})") from None
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != version:
+        raise ArtifactError(f"{path}: format {found}; this smallm {__version__} reads {version}")
+    return dict(value)
 
 
 @contextmanager

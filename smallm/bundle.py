@@ -10,7 +10,7 @@ heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM an
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
+DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # also a folder's name inside the bundle
 
 
 def head_file(domain: str) -> str:
@@ -106,21 +107,15 @@ def seal(folder: Path, manifest: Manifest) -> None:
 
 def read(folder: Path, *, verify: bool = True) -> Manifest:
     """Read a bundle's manifest and, unless told otherwise, check every file's hash. Raises ArtifactError."""
-    try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{folder}: no {MANIFEST}; `smallm export-onnx` writes such a bundle") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{folder / MANIFEST}: not valid JSON ({error.msg}, line {error.lineno})") from None
-    found = value.get("format") if isinstance(value, dict) else None
-    if found != FORMAT:
-        raise ArtifactError(f"{folder}: bundle format {found}; this smallm {__version__} reads {FORMAT}")
+    value = atomic.read_versioned(folder / MANIFEST, FORMAT, "`smallm export-onnx` writes such a bundle")
     try:
         domains = {name: Domain(**domain) for name, domain in value["domains"].items()}
         manifest = Manifest(**{**value, "encoder": EncoderInfo(**value["encoder"]), "domains": domains})
-        for domain in domains.values():
+        for name, domain in domains.items():
+            if not DOMAIN_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is no domain name")
             domain.decoder(), domain.answers_by  # noqa: B018 - fail here, not at the first request
-    except (KeyError, TypeError, ValueError, LabelError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, LabelError) as error:
         raise ArtifactError(f"{folder / MANIFEST}: damaged ({error}); export the bundle again") from None
     if verify:
         _verify(folder, manifest)

@@ -10,7 +10,6 @@ reference.safetensors  token ids, votes, gold tags and emissions of dev and trai
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from smallm import __version__, atomic
-from smallm.errors import ArtifactError, DataError
+from smallm.errors import ArtifactError, DataError, LabelError
 from smallm.fusion import Way
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
@@ -95,7 +94,7 @@ def write(path: Path, model: Model, tokenizer: TextTokenizer) -> None:
 
 def read(path: Path) -> Model:
     """Read a model folder. Raises ArtifactError naming what is missing or of another version."""
-    card = read_card(path)
+    card = atomic.read_versioned(path / MODEL_FILE, FORMAT, "`smallm train` writes such a folder")
     try:
         weights = load_file(path / "head.safetensors")
         references = load_file(path / "reference.safetensors")
@@ -117,22 +116,8 @@ def read(path: Path) -> Model:
         )
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: {Path(str(error.filename)).name} is missing; train the model again") from None
-    except (KeyError, TypeError, ValueError, SafetensorError, DataError) as error:
+    except (KeyError, TypeError, ValueError, LabelError, SafetensorError, DataError) as error:
         raise ArtifactError(f"{path}: damaged model folder ({error}); train the model again") from None
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """`model.json` alone, checked for its format version. Raises ArtifactError."""
-    try:
-        card = json.loads((path / MODEL_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path}: no {MODEL_FILE}; `smallm train` writes such a folder") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path / MODEL_FILE}: not valid JSON ({error.msg}, line {error.lineno})") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        found = card.get("format") if isinstance(card, dict) else None
-        raise ArtifactError(f"{path / MODEL_FILE}: model format {found}; this smallm {__version__} reads {FORMAT}")
-    return card
 
 
 def _pack(name: str, references: list[Reference]) -> Tensors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from smallm import model_folder
+from smallm.bundle import DOMAIN_NAME
 from smallm.encoder import EMBEDDED, resolve
 from smallm.errors import DataError
 from smallm.fusion import Way
@@ -91,7 +91,7 @@ def choose(dev_scores: dict[str, float]) -> Way:
 
 def _domain(args: argparse.Namespace) -> str:
     name: str = args.domain or args.data.resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+    if not DOMAIN_NAME.fullmatch(name):
         raise DataError(
             f"'{name}' is no domain name; give one with --domain: letters, digits, _ . -", source=str(args.data)
         )

@@ -34,7 +34,28 @@ def test_an_altered_a_missing_and_a_foreign_file_are_refused_by_name(bundle_fold
         bundle.read(copy)
     manifest = copy / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
-    with pytest.raises(ArtifactError, match="bundle format 99"):
+    with pytest.raises(ArtifactError, match="manifest.json: format 99"):
+        bundle.read(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"domains": []},
+        {"domains": {"../../etc": None}},
+        {"encoder": {}},
+        {"surprise": 1},
+        {"files": {}},
+    ],
+)
+def test_a_damaged_manifest_is_refused(bundle_folder: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle_folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    if isinstance(change.get("domains"), dict):
+        change = {"domains": {"../../etc": manifest["domains"]["work_orders"]}}
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ArtifactError, match="manifest.json: (damaged|does not list)"):
         bundle.read(copy)
 
 
