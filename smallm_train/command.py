@@ -23,7 +23,7 @@ from smallm_train.data import TrainingData, read_training_data
 from smallm_train.examples import Example, prepare
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import HEADS, WIDTHS, Head, build_head
-from smallm_train.loop import Options, Progress, emissions, fit
+from smallm_train.loop import Options, Progress, dev_f1, emissions, fit
 
 REFERENCES = 64  # texts of each split that travel with the model for calibration and parity
 
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", help="name of the domain (default: the data folder's name)")
     parser.add_argument("--head", choices=list(HEADS), default="fusion", help="'paper' is the published head")
     parser.add_argument("--width", type=int, default=0, help=f"hidden size of the head (default: {WIDTHS})")
-    parser.add_argument("--shots", type=int, help="use only this many training texts (nested subsets)")
+    parser.add_argument(
+        "--shots", type=int, help="use only this many training texts (nested subsets); 0 needs --answers"
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--max-epochs", type=int, default=defaults.max_epochs)
     parser.add_argument("--min-epochs", type=int, default=defaults.min_epochs)
@@ -69,8 +71,12 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, args.width)
     print(f"encoder '{args.encoder}' frozen; head '{args.head}' with {head.num_parameters():,} trainable parameters")
-    with _Report(options) as report:
-        best = fit(head, data.labels, train, dev, options, report)
+    if train:
+        with _Report(options) as report:
+            best = fit(head, data.labels, train, dev, options, report)
+    else:
+        print("no labels: the head stays at step 0, which is the LLM")
+        best = Progress(0, 0.0, *dev_f1(head, data.labels, dev))
     dev_scores = _dev_scores(data, best)
     way = choose(dev_scores)
     model = _model(args, domain, data, encoder, head, way, (train, dev))

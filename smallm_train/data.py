@@ -64,8 +64,9 @@ def nested_subset(
 
     The prompt's demonstrations are labels the LLM has seen: they come first and count.
     """
-    if not 0 < shots <= len(documents):
-        raise DataError(f"--shots {shots} is not between 1 and the {len(documents)} documents", source=source)
+    fewest = 0 if prompt else 1  # without labels and without an LLM there is nothing to go by
+    if not fewest <= shots <= len(documents):
+        raise DataError(f"--shots {shots} is not between {fewest} and the {len(documents)} documents", source=source)
 
     def rank(document: Document) -> tuple[bool, str]:
         shown = prompt is not None and prompt.is_demonstration(document.text)

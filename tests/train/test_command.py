@@ -98,6 +98,22 @@ def test_texts_without_a_character_are_no_trouble_and_nothing_else_is_said_so(
     assert "no training text holds a character" in capsys.readouterr().err
 
 
+def test_without_a_single_label_it_is_the_llm(
+    sample: SampleDomain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, bundle = tmp_path / "model", tmp_path / "bundle"
+    answers = ["--answers", str(sample.answers)]
+    assert main(["train", str(sample.folder), *answers, "--out", str(model), "--shots", "0"]) == 0
+    assert main(["export-onnx", str(model), "--out", str(bundle)]) == 0
+    capsys.readouterr()
+    for artefact in (model, bundle):
+        assert main(["evaluate", str(artefact), str(sample.folder / "test.jsonl"), *answers, "--json"]) == 0
+        scores = json.loads(capsys.readouterr().out)
+        assert scores["fused"] == scores["llm"] and scores["local"]["f1"] == 0
+    assert main(["train", str(sample.folder), "--out", str(tmp_path / "none"), "--shots", "0"]) == 1
+    assert "not between 1 and" in capsys.readouterr().err
+
+
 def test_the_best_way_on_dev_is_chosen() -> None:
     assert choose({"llm": 0.7, "local": 0.5, "fused": 0.6}) is Way.LLM
     assert choose({"llm": 0.6, "local": 0.6, "fused": 0.6}) is Way.FUSED

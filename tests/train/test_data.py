@@ -22,7 +22,7 @@ def test_subsets_are_nested_and_begin_with_the_demonstrations() -> None:
     assert nested_subset(DOCUMENTS, 5, 4, PROMPT, "f") != subsets[1]
 
 
-@pytest.mark.parametrize("shots", [0, 31])
+@pytest.mark.parametrize("shots", [0, -1, 31])
 def test_impossible_shots_are_refused(shots: int) -> None:
     with pytest.raises(DataError, match="between 1 and the 30"):
         nested_subset(DOCUMENTS, shots, 0, None, "train.jsonl")
