@@ -20,10 +20,10 @@ import numpy as np
 from smallm import __version__, atomic
 from smallm.crf import Array, constrained
 from smallm.errors import ArtifactError, LabelError, UnknownDomainError
-from smallm.fusion import Decoder, Way
+from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
@@ -42,11 +42,12 @@ def prompt_file(domain: str) -> str:
 
 @dataclass(frozen=True)
 class Domain:
-    """One head: its entity types, CRF transitions (N rows of N), how it answers, and figures for people."""
+    """One head: its entity types, CRF transitions (N rows of N), how it answers, temperatures, figures for people."""
 
     types: list[str]
     transitions: list[list[float]]
     way: str
+    temperatures: dict[str, float]
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
 
@@ -56,7 +57,7 @@ class Domain:
         matrix: Array = np.array(self.transitions, dtype=np.float32)
         if matrix.shape != (labels.num_tags, labels.num_tags):
             raise ArtifactError(f"transitions of shape {matrix.shape} do not fit {labels.num_tags} tags")
-        return Decoder(labels, *constrained(matrix, labels))
+        return Decoder(labels, *constrained(matrix, labels), Temperatures(**self.temperatures))
 
     @property
     def answers_by(self) -> Way:

@@ -6,6 +6,8 @@ that BIO forbids are closed in `constrained`, the one place that does so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,18 +27,33 @@ def constrained(transitions: Array, labels: LabelSet) -> tuple[Array, Array]:
 
 def viterbi(emissions: Array, start: Array, transitions: Array) -> list[int]:
     """The best tag sequence for emissions of shape (n, N); [] for n = 0. Ties take the lower tag."""
-    if not len(emissions):
-        return []
-    score = start + emissions[0]
-    back = np.zeros(emissions.shape, dtype=np.int64)
-    for position in range(1, len(emissions)):
-        candidates = score[:, None] + transitions
-        back[position] = candidates.argmax(axis=0)
-        score = candidates.max(axis=0) + emissions[position]
-    tags = [int(score.argmax())]
-    for position in range(len(emissions) - 1, 0, -1):
-        tags.append(int(back[position, tags[-1]]))
-    return tags[::-1]
+    return viterbi_batch([emissions], start, transitions)[0]
+
+
+def viterbi_batch(sequences: Sequence[Array], start: Array, transitions: Array) -> list[list[int]]:
+    """`viterbi` of each of `sequences` (n_i, N), all at once."""
+    lengths = np.array([len(emissions) for emissions in sequences])
+    if not lengths.any():
+        return [[] for _ in sequences]
+    order = np.argsort(-lengths, kind="stable")
+    active = [int((lengths > position).sum()) for position in range(lengths.max())]
+    padded = np.zeros((active[0], lengths.max(), len(start)), dtype=np.float32)
+    for row, index in enumerate(order[: active[0]]):
+        padded[row, : lengths[index]] = sequences[index]
+    score = start + padded[:, 0]
+    back = np.zeros(padded.shape, dtype=np.int64)
+    for position in range(1, padded.shape[1]):
+        rows = active[position]  # longer texts come first, so those still running are a prefix
+        candidates = score[:rows, :, None] + transitions
+        back[:rows, position] = candidates.argmax(axis=1)
+        score[:rows] = candidates.max(axis=1) + padded[:rows, position]
+    tags: list[list[int]] = [[] for _ in sequences]
+    for row, index in enumerate(order[: active[0]]):
+        path = [int(score[row].argmax())]
+        for position in range(lengths[index] - 1, 0, -1):
+            path.append(int(back[row, position, path[-1]]))
+        tags[index] = path[::-1]
+    return tags
 
 
 def run_posteriors(

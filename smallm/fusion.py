@@ -47,6 +47,20 @@ class Entity:
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """What emissions and transitions are divided by before probabilities are taken, without and with an LLM answer.
+
+    Fitted after training (Guo et al. 2017); the best tags stay the best.
+    """
+
+    local: float
+    fused: float
+
+
+UNTEMPERED = Temperatures(1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Decoder:
     """The CRF of one domain. `start` (N,) and `transitions` (N, N) as `smallm.crf.constrained` gives them."""
@@ -54,21 +68,33 @@ class Decoder:
     labels: LabelSet
     start: Array
     transitions: Array
+    temperatures: Temperatures = UNTEMPERED
 
     def tags(self, emissions: Array) -> list[int]:
         """The best tag sequence of emissions (n, N)."""
         return viterbi(emissions, self.start, self.transitions)
 
-    def scored(self, emissions: Array, tags: list[int], offsets: Offsets) -> list[tuple[Span, float]]:
+    def confidence(self, emissions: Array) -> float:
+        """Posterior probability of the whole best tag sequence of local emissions (n, N); 1 for n = 0."""
+        if not len(emissions):
+            return 1.0
+        return self._posteriors(emissions, self.tags(emissions), [(0, len(emissions))], self.temperatures.local)[0]
+
+    def scored(
+        self, emissions: Array, tags: list[int], offsets: Offsets, temperature: float
+    ) -> list[tuple[Span, float]]:
         """The spans of `tags` with their posterior probabilities under `emissions`."""
         runs = self.labels.decode(tags)
-        posteriors = run_posteriors(
-            emissions, self.start, self.transitions, tags, [(run.start, run.end) for run in runs]
-        )
+        posteriors = self._posteriors(emissions, tags, [(run.start, run.end) for run in runs], temperature)
         by_start = {
             offsets[run.start][0]: posterior for run, posterior in reversed(list(zip(runs, posteriors, strict=True)))
         }
         return [(span, by_start[span.start]) for span in tags_to_spans(tags, offsets, self.labels)]
+
+    def _posteriors(
+        self, emissions: Array, tags: list[int], runs: list[tuple[int, int]], temperature: float
+    ) -> list[float]:
+        return run_posteriors(emissions / temperature, self.start, self.transitions / temperature, tags, runs)
 
 
 def head_inputs(features: NDArray[np.floating], votes: Array) -> dict[str, Array]:
@@ -92,10 +118,11 @@ def recognize(
     emissions = head(features, np.zeros_like(votes))
     tags = decoder.tags(emissions)
     found = set(tags_to_spans(tags, offsets, decoder.labels))
+    temperature = decoder.temperatures.local
     if answer is not None and way is not Way.LOCAL:
-        emissions = head(features, votes)
+        emissions, temperature = head(features, votes), decoder.temperatures.fused
         tags = decoder.tags(emissions) if way is Way.FUSED else [int(tag) for tag in votes.argmax(axis=1)]
-    scored = decoder.scored(emissions, tags, offsets)
+    scored = decoder.scored(emissions, tags, offsets, temperature)
     return [Entity(span, score, _source(span, answer, found)) for span, score in scored]
 
 

@@ -21,25 +21,29 @@ from safetensors.numpy import load_file, save_file
 
 from smallm import __version__, atomic
 from smallm.errors import ArtifactError, DataError, LabelError
-from smallm.fusion import Way
+from smallm.fusion import Temperatures, Way
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import TextTokenizer
 
-FORMAT = 1
+FORMAT = 2
 MODEL_FILE = "model.json"
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Which head and its sizes. `layers` are the encoder layers it reads, 0 the embeddings."""
+    """Which head and its sizes. `layers` are the encoder layers it reads, 0 the embeddings.
+
+    `alpha` weighs the LLM's vote, `gamma` the local scores where there are votes.
+    """
 
     kind: str
     width: int
     layers: list[int]
     hidden: int
     alpha: float = 1.0
+    gamma: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Model:
     head: HeadShape
     weights: Tensors
     way: Way
+    temperatures: Temperatures
     prompt: Prompt | None
     dev_references: list[Reference]
     train_references: list[Reference]
@@ -80,6 +85,7 @@ def write(path: Path, model: Model, tokenizer: TextTokenizer) -> None:
         "encoder": {"name": model.encoder_name, "fingerprint": model.encoder_fingerprint, "window": model.window},
         "head": asdict(model.head),
         "way": str(model.way),
+        "temperatures": asdict(model.temperatures),
         "training": model.training,
     }
     with atomic.new_directory(path) as folder:
@@ -109,6 +115,7 @@ def read(path: Path) -> Model:
             head=HeadShape(**card["head"]),
             weights=weights,
             way=Way(card["way"]),
+            temperatures=Temperatures(**card["temperatures"]),
             prompt=prompt,
             dev_references=_unpack("dev", references),
             train_references=_unpack("train", references),

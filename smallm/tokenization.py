@@ -8,7 +8,7 @@ points it covers, so spans survive any text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,14 @@ class TextTokenizer:
             ids[row, : len(part) + 2] = [self.cls_id, *part, self.sep_id]
             mask[row, : len(part) + 2] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+    def extended(self, characters: Iterable[str]) -> TextTokenizer:
+        """This tokenizer with those of `characters` that it does not know appended to its vocabulary, in order."""
+        state = json.loads(self._tokenizer.to_str())
+        vocabulary = state["model"]["vocab"]
+        for character in characters:
+            vocabulary.setdefault(character, len(vocabulary))
+        return TextTokenizer(Tokenizer.from_str(json.dumps(state)))
 
     def normalize(self, text: str) -> str:
         """The text as the vocabulary sees it (case, width), for counting characters."""

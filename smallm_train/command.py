@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from smallm import model_folder
 from smallm.bundle import DOMAIN_NAME
 from smallm.encoder import EMBEDDED, resolve
 from smallm.errors import DataError
-from smallm.fusion import Way
+from smallm.fusion import Temperatures
 from smallm.llm.recordings import read_answers
 from smallm.model_folder import HeadShape, Model, Reference
-from smallm.scoring import score
+from smallm_train.choice import Choice, choose
 from smallm_train.data import TrainingData, read_training_data
 from smallm_train.examples import Example, prepare
 from smallm_train.features import FrozenEncoder
-from smallm_train.head import HEADS, WIDTHS, Head, build_head
-from smallm_train.loop import Options, Progress, dev_f1, emissions, fit
+from smallm_train.head import HEADS, Head, build_head, default_width
+from smallm_train.loop import Options, Progress, emissions, fit
 
 REFERENCES = 64  # texts of each split that travel with the model for calibration and parity
 
@@ -38,27 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default=EMBEDDED, help="'embedded' (default), a folder, or a Hugging Face name")
     parser.add_argument("--domain", help="name of the domain (default: the data folder's name)")
     parser.add_argument("--head", choices=list(HEADS), default="fusion", help="'paper' is the published head")
-    parser.add_argument("--width", type=int, default=0, help=f"hidden size of the head (default: {WIDTHS})")
+    parser.add_argument("--width", type=int, default=0, help="hidden size of a member (default: by the encoder's)")
     parser.add_argument(
         "--shots", type=int, help="use only this many training texts (nested subsets); 0 needs --answers"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--max-epochs", type=int, default=defaults.max_epochs)
-    parser.add_argument("--min-epochs", type=int, default=defaults.min_epochs)
-    parser.add_argument("--patience", type=int, default=defaults.patience, help="epochs without a better dev score")
+    parser.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the training texts")
+    parser.add_argument("--min-steps", type=int, default=defaults.min_steps, help="more passes if these need them")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     domain = _domain(args)
-    options = Options(
-        max_epochs=args.max_epochs,
-        min_epochs=min(args.min_epochs, args.max_epochs),
-        patience=args.patience,
-        batch_size=args.batch_size,
-        seed=args.seed,
-    )
+    options = Options(epochs=args.epochs, min_steps=args.min_steps, batch_size=args.batch_size, seed=args.seed)
     recorded = read_answers(args.answers, args.prompt) if args.answers else None
     data = read_training_data(args.data, recorded, args.shots, args.seed)
     encoder = FrozenEncoder(resolve(args.encoder))
@@ -72,27 +66,21 @@ def run(args: argparse.Namespace) -> int:
     head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, args.width)
     print(f"encoder '{args.encoder}' frozen; head '{args.head}' with {head.num_parameters():,} trainable parameters")
     if train:
-        with _Report(options) as report:
-            best = fit(head, data.labels, train, dev, options, report)
+        with _Report() as report:
+            folds = fit(head, train, options, report)
     else:
         print("no labels: the head stays at step 0, which is the LLM")
-        best = Progress(0, 0.0, *dev_f1(head, data.labels, dev))
-    dev_scores = _dev_scores(data, best)
-    way = choose(dev_scores)
-    model = _model(args, domain, data, encoder, head, way, (train, dev))
-    training = {"seed": args.seed, "shots": args.shots, "epoch": best.epoch, "dev_f1": dev_scores}
+        folds = np.zeros(0, dtype=np.int64)
+    choice = choose(head, data.labels, train, folds, dev)
+    model = _model(args, domain, data, encoder, head, choice, (train, dev))
+    training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}
     training |= {"train_texts": len(train), "train_answers": data.train.answered, "dev_texts": len(dev)}
     model.training.update(training)
     model_folder.write(args.out, model, encoder.tokenizer)
-    print("dev F1: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in dev_scores.items()), end="")
-    print(f" (epoch {best.epoch}); serving '{way}' where the LLM has answered. Wrote {args.out}")
+    scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in choice.f1.items())
+    print(f"F1 on dev and, by cross-fitting, on train ({choice.texts} texts): {scores}; ", end="")
+    print(f"serving '{choice.way}' where the LLM has answered. Wrote {args.out}")
     return 0
-
-
-def choose(dev_scores: dict[str, float]) -> Way:
-    """The best way on dev; on a tie the one that uses more: fused, then llm, then local."""
-    ways = [way for way in (Way.FUSED, Way.LLM, Way.LOCAL) if way in dev_scores]
-    return max(ways, key=lambda way: dev_scores[way])
 
 
 def _domain(args: argparse.Namespace) -> str:
@@ -104,23 +92,16 @@ def _domain(args: argparse.Namespace) -> str:
     return name
 
 
-def _dev_scores(data: TrainingData, best: Progress) -> dict[str, float]:
-    if not data.dev.answered:
-        return {str(Way.LOCAL): best.local}
-    gold = [document.spans for document in data.dev.documents]
-    llm = score(gold, [answer or () for answer in data.dev.answers])["f1"]
-    return {str(Way.LLM): llm, str(Way.LOCAL): best.local, str(Way.FUSED): best.fused}
-
-
 def _model(
     args: argparse.Namespace,
     domain: str,
     data: TrainingData,
     encoder: FrozenEncoder,
     head: Head,
-    way: Way,
+    choice: Choice,
     examples: tuple[list[Example], list[Example]],
 ) -> Model:
+    width = args.width or default_width(args.head, data.labels, len(encoder.layers), encoder.hidden)
     train, dev = (_references(head, part, encoder.window, args.seed) for part in examples)
     return Model(
         domain=domain,
@@ -128,9 +109,10 @@ def _model(
         encoder_name=encoder.encoder.name,
         encoder_fingerprint=encoder.encoder.fingerprint,
         window=encoder.window,
-        head=HeadShape(args.head, args.width or WIDTHS[args.head], encoder.layers, encoder.hidden, head.alpha),
+        head=HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights),
         weights={name: value.numpy() for name, value in head.state_dict().items()},
-        way=way,
+        way=choice.way,
+        temperatures=Temperatures(choice.local_temperature, choice.fused_temperature),
         prompt=data.prompt,
         dev_references=dev,
         train_references=train,
@@ -141,7 +123,7 @@ def _references(head: Head, examples: list[Example], window: int, seed: int) -> 
     fitting = [example for example in examples if 0 < len(example.tokens) <= window]
     order = np.random.default_rng(seed).permutation(len(fitting))[:REFERENCES]
     chosen = [fitting[index] for index in order]
-    scores = emissions(head, chosen, with_votes=True)
+    scores = emissions(head, chosen)
     return [
         Reference(np.array(example.tokens.ids, dtype=np.int64), example.votes, example.tags, emitted)
         for example, emitted in zip(chosen, scores, strict=True)
@@ -149,12 +131,12 @@ def _references(head: Head, examples: list[Example], window: int, seed: int) -> 
 
 
 class _Report:
-    """A progress bar over epochs with the latest dev scores."""
+    """A progress bar over epochs with the latest loss."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self) -> None:
         columns = (TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._bar = Bar(*columns)
-        self._task = self._bar.add_task("", total=options.max_epochs)
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> _Report:
         self._bar.start()
@@ -164,6 +146,5 @@ class _Report:
         self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        dev = f"dev fused {progress.fused:.3f} local {progress.local:.3f}"
-        figures = f"epoch {progress.epoch}  loss {progress.loss:.2f}  {dev}"
-        self._bar.update(self._task, completed=progress.epoch, description=figures)
+        figures = f"epoch {progress.epoch} of {progress.epochs}  loss {progress.loss:.2f}"
+        self._bar.update(self._task, total=progress.epochs, completed=progress.epoch, description=figures)

@@ -61,17 +61,17 @@ def prepare(
     ]
 
 
-def collate(examples: Sequence[Example], keep_votes: Sequence[bool]) -> Batch:
-    """Pad `examples`; those not in `keep_votes` get the all-zero votes of an absent LLM."""
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad `examples`."""
     longest = max(len(example.tokens) for example in examples)
     shape = (len(examples), longest)
     features = np.zeros((*shape, *examples[0].features.shape[1:]), dtype=np.float32)
     votes = np.zeros((*shape, examples[0].votes.shape[1]), dtype=np.float32)
     tags, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
-    for row, (example, keep) in enumerate(zip(examples, keep_votes, strict=True)):
+    for row, example in enumerate(examples):
         length = len(example.tokens)
         features[row, :length] = example.features
-        votes[row, :length] = example.votes if keep else 0.0
+        votes[row, :length] = example.votes
         tags[row, :length] = example.tags
         mask[row, :length] = True
     return Batch(*(torch.from_numpy(array) for array in (features, votes, tags, mask)))

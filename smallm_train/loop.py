@@ -1,8 +1,7 @@
-"""Training a head: AdamW on the CRF loss, early stopping on dev, the best weights kept."""
+"""Training a head: AdamW on the CRF loss of every member over the folds that are not its own."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,141 +10,140 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smallm.alignment import tags_to_spans
 from smallm.errors import DataError
-from smallm.fusion import Decoder
+from smallm.fusion import UNTEMPERED, Decoder, Temperatures
 from smallm.labels import LabelSet
-from smallm.scoring import score
 from smallm_train.crf import negative_log_likelihood
-from smallm_train.examples import Example, collate
+from smallm_train.examples import Batch, Example, collate
 from smallm_train.head import Head
 
 STANDARD_TOKENS = 50_000  # enough for a mean and a scale; bounds the memory of wide encoders
+Folds = NDArray[np.int64]
+"""The fold of each training text: the member of that number does not learn from it."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a head is trained. Epoch counts are passes over the training set.
+    """How a head is trained: `epochs` passes over the training set, or `min_steps` steps if those are more.
 
-    `min_epochs`: a zero start equals the LLM, and the fused score first falls below it for some ten
-    epochs, so patience only counts after them. `absent_share`: documents a pass whose LLM answer is
-    hidden, so that the head also serves without one. `averaging`: decay of the moving average of the
-    weights, which is what is evaluated and kept (Polyak and Juditsky 1992).
+    The rate is constant for the first half and then falls linearly. `averaging`: decay of the moving
+    average of the weights, which is what is kept (Polyak and Juditsky 1992).
     """
 
-    max_epochs: int = 60
-    min_epochs: int = 20
-    patience: int = 12
-    batch_size: int = 8
-    learning_rate: float = 2e-3
+    epochs: int = 30
+    min_steps: int = 400
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     weight_decay: float = 5e-4
-    absent_share: float = 0.3
     averaging: float = 0.98
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One epoch: mean loss a document, dev F1 of the head with the LLM (`fused`, at `alpha`) and without (`local`)."""
+    """One epoch of `epochs` and its mean loss a text and member."""
 
     epoch: int
+    epochs: int
     loss: float
-    fused: float
-    local: float
-    alpha: float
-
-    @property
-    def criterion(self) -> float:
-        """What early stopping maximises: the head has to serve with the LLM and without it."""
-        return (self.fused + self.local) / 2
 
 
 def fit(
-    head: Head,
-    labels: LabelSet,
-    train: Sequence[Example],
-    dev: Sequence[Example],
-    options: Options,
-    report: Callable[[Progress], None],
-) -> Progress:
-    """Train `head` in place and leave the weights of the best dev epoch in it; that epoch's figures.
+    head: Head, train: Sequence[Example], options: Options, report: Callable[[Progress], None] = lambda _: None
+) -> Folds:
+    """Train `head` in place; the folds, so that honest scores of `train` can be had (see `smallm_train.choice`).
 
     Raises DataError if there is nothing to train on.
     """
-    train = [example for example in train if len(example.tokens)]
-    if not train:
+    usable = [example for example in train if len(example.tokens)]
+    if not usable:
         raise DataError("no training text holds a character")
-    head.standardize(_sample(train))
     rng = np.random.default_rng(options.seed)
+    folds = rng.permutation(len(train)) % head.members
+    fold_of = {id(example): fold for example, fold in zip(train, folds, strict=True)}
+    head.standardize(_sample(usable))
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(
         head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.averaging)
     )
-    best: Progress | None = None
-    best_state = copy.deepcopy(head.state_dict())
-    for epoch in range(1, options.max_epochs + 1):
-        head.train()
-        losses = [_step(head, batch, optimizer, average, options, rng) for batch in _batches(train, options, rng)]
-        candidate = cast(Head, average.module)
-        progress = Progress(epoch, sum(losses) / len(losses), *dev_f1(candidate, labels, dev))
-        report(progress)
-        if best is None or progress.criterion > best.criterion:
-            best, best_state = progress, copy.deepcopy(candidate.state_dict())
-        if epoch >= options.min_epochs and epoch - best.epoch >= options.patience:
-            break
-    assert best is not None
-    head.load_state_dict(best_state)
-    head.alpha = best.alpha
+    per_epoch = -(-len(usable) // options.batch_size)
+    epochs = max(options.epochs, -(-options.min_steps // per_epoch))
+    head.train()
+    step = 0
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for batch in _batches(usable, options, rng):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * min(1.0, 2 * (1 - step / (epochs * per_epoch)))
+            loss = _loss(head, collate(batch), np.array([fold_of[id(example)] for example in batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
+            optimizer.step()
+            average.update_parameters(head)
+            losses.append(float(loss.detach()))
+            step += 1
+        report(Progress(epoch, epochs, sum(losses) / len(losses)))
+    head.load_state_dict(cast(Head, average.module).state_dict())
     head.eval()
-    return best
+    return folds
 
 
-def dev_f1(head: Head, labels: LabelSet, examples: Sequence[Example]) -> tuple[float, float, float]:
-    """(fused, local, alpha): micro F1 on `examples` with the votes at the best of the head's alphas, and without.
-
-    Of equal alphas the one furthest from the training weight, that is nearest to the LLM, is taken.
-    """
-    decode = decoder(head, labels)
-    gold = [example.document.spans for example in examples]
-
-    def f1(scores: Sequence[NDArray[np.float32]]) -> float:
-        offsets = (example.tokens.offsets for example in examples)
-        tags = (decode.tags(emitted) for emitted in scores)
-        return float(score(gold, [tags_to_spans(t, o, labels) for t, o in zip(tags, offsets, strict=True)])["f1"])
-
-    local = f1(emissions(head, examples, with_votes=False))
-    if all(example.answer is None for example in examples):
-        return local, local, head.alpha
-    fused = emissions(head, examples, with_votes=True)
-    by_alpha = {}
-    for alpha in head.alphas:
-        added = alpha - head.alpha
-        by_alpha[alpha] = f1([scores + added * example.votes for scores, example in zip(fused, examples, strict=True)])
-    best = max(by_alpha, key=lambda alpha: (by_alpha[alpha], alpha))
-    return by_alpha[best], local, best
+def _loss(head: Head, batch: Batch, folds: Folds) -> torch.Tensor:
+    """Mean over members of the loss on texts of other folds: fused where the LLM has answered, and local."""
+    scores = head.scores(batch.features, batch.votes, batch.mask)
+    answered = batch.votes.amax((1, 2)) > 0
+    loss = torch.zeros(())
+    for member in range(head.members):
+        learns = torch.from_numpy(folds != member) if head.members > 1 else torch.ones(len(folds), dtype=torch.bool)
+        start, transitions = head.constrained(member)
+        fused = head.weigh(scores.fused[member], torch.zeros_like(batch.votes), batch.votes)
+        local = learns if head.trains_local else learns & ~answered
+        for emissions, texts in ((fused, learns & answered), (scores.local[member], local)):
+            if bool(texts.any()):
+                mean = negative_log_likelihood(
+                    emissions[texts], batch.tags[texts], batch.mask[texts], start, transitions
+                )
+                loss = loss + mean * (texts.sum() / len(folds))
+    return loss / head.members
 
 
-def emissions(
-    head: Head, examples: Sequence[Example], *, with_votes: bool, batch_size: int = 16
-) -> list[NDArray[np.float32]]:
-    """Fused scores (n, N) of each example, without dropout."""
+@torch.inference_mode()
+def member_scores(
+    head: Head, examples: Sequence[Example], batch_size: int = 16
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """(fused, local) scores of each example, (members, n, N) each, without votes added and without dropout."""
     head.eval()
-    results = {index: example.votes for index, example in enumerate(examples)}  # of a text without tokens: (0, N)
-    order = sorted((i for i in results if len(results[i])), key=lambda index: len(results[index]))
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        batch = collate([examples[index] for index in chosen], [with_votes] * len(chosen))
-        with torch.inference_mode():
-            scores = head(batch.features, batch.votes, batch.mask).numpy()
+    empty = np.zeros((head.members, 0, head.transitions.shape[1]), dtype=np.float32)
+    results = [(empty, empty) for _ in examples]
+    for chosen in _by_length(examples, batch_size):
+        batch = collate([examples[index] for index in chosen])
+        fused, local = (part.numpy() for part in head.scores(batch.features, batch.votes, batch.mask))
         for row, index in enumerate(chosen):
-            results[index] = scores[row, : len(examples[index].tokens)]
-    return [results[index] for index in range(len(examples))]
+            length = len(examples[index].tokens)
+            results[index] = (fused[:, row, :length], local[:, row, :length])
+    return results
 
 
-def decoder(head: Head, labels: LabelSet) -> Decoder:
-    """The head's CRF for inference."""
-    start, transitions = (tensor.detach().numpy() for tensor in head.constrained())
-    return Decoder(labels, start, transitions)
+@torch.inference_mode()
+def emissions(head: Head, examples: Sequence[Example], batch_size: int = 16) -> list[NDArray[np.float32]]:
+    """What the head emits (n, N) for each example, without dropout; local emissions where there is no answer."""
+    head.eval()
+    results = [example.votes for example in examples]  # of a text without tokens: (0, N)
+    for chosen in _by_length(examples, batch_size):
+        batch = collate([examples[index] for index in chosen])
+        emitted = head(batch.features, batch.votes, batch.mask).numpy()
+        for row, index in enumerate(chosen):
+            results[index] = emitted[row, : len(examples[index].tokens)]
+    return results
+
+
+def decoder(
+    head: Head, labels: LabelSet, member: int | None = None, temperatures: Temperatures = UNTEMPERED
+) -> Decoder:
+    """The head's CRF for inference, or that of one member."""
+    start, transitions = (tensor.detach().numpy() for tensor in head.constrained(member))
+    return Decoder(labels, start, transitions, temperatures)
 
 
 def _sample(examples: Sequence[Example]) -> torch.Tensor:
@@ -155,24 +153,10 @@ def _sample(examples: Sequence[Example]) -> torch.Tensor:
     return torch.from_numpy(chosen.astype(np.float32))
 
 
-def _step(
-    head: Head,
-    examples: list[Example],
-    optimizer: torch.optim.Optimizer,
-    average: torch.optim.swa_utils.AveragedModel,
-    options: Options,
-    rng: np.random.Generator,
-) -> float:
-    keep = rng.random(len(examples)) >= options.absent_share
-    batch = collate(examples, [bool(value) for value in keep])
-    scores = head(batch.features, batch.votes, batch.mask)
-    loss = negative_log_likelihood(scores, batch.tags, batch.mask, *head.constrained())
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
-    optimizer.step()
-    average.update_parameters(head)
-    return float(loss.detach())
+def _by_length(examples: Sequence[Example], size: int) -> list[list[int]]:
+    """Indices of the examples that have tokens, in batches of similar length."""
+    order = sorted((i for i in range(len(examples)) if len(examples[i].tokens)), key=lambda i: len(examples[i].tokens))
+    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def _batches(examples: list[Example], options: Options, rng: np.random.Generator) -> list[list[Example]]:

@@ -16,7 +16,7 @@ from smallm.errors import ArtifactError
 from smallm.fusion import Entity, Way, recognize
 from smallm.model_folder import Model
 from smallm_train.features import FrozenEncoder
-from smallm_train.head import Head, build_head
+from smallm_train.head import Head, Weights, build_head
 from smallm_train.loop import decoder
 
 
@@ -27,7 +27,7 @@ class TorchRecognizer:
         self.way, self.prompt = model.way, model.prompt
         self._encoder = encoder
         self._head = restore_head(model)
-        self._decoder = decoder(self._head, model.labels)
+        self._decoder = decoder(self._head, model.labels, temperatures=model.temperatures)
 
     def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
@@ -73,5 +73,5 @@ def restore_head(model: Model) -> Head:
         raise ArtifactError(
             f"head.safetensors does not fit model.json: {str(error).splitlines()[-1].strip()}"
         ) from None
-    head.alpha = shape.alpha
+    head.weights = Weights(shape.alpha, shape.gamma)
     return head.eval()

@@ -45,7 +45,7 @@ def model_folder(sample: SampleDomain, tmp_path_factory: pytest.TempPathFactory)
 
     out = tmp_path_factory.mktemp("model") / "work_orders"
     arguments = ["train", str(sample.folder), "--answers", str(sample.answers), "--out", str(out)]
-    assert main([*arguments, "--max-epochs", "4", "--min-epochs", "1", "--batch-size", "16"]) == 0
+    assert main([*arguments, "--epochs", "4", "--min-steps", "1"]) == 0
     return out
 
 

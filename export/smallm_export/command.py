@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,13 @@ class _Work:
             shutil.copy2(exact, final)
         if model.prompt is not None:
             atomic.write_json(self.folder / bundle.prompt_file(model.domain), model.prompt.to_json())
-        domain = Domain(list(model.labels.types), model.weights["transitions"].tolist(), str(model.way), model.training)
+        domain = Domain(
+            list(model.labels.types),
+            model.weights["transitions"].mean(0).tolist(),
+            str(model.way),
+            asdict(model.temperatures),
+            model.training,
+        )
         texts = model.dev_references or model.train_references
         final_graphs = Graphs.load(self.folder / bundle.ENCODER, final, self.tokenizer)
         domain.parity.update(measure(exact_graphs, final_graphs, texts, domain.decoder()))

@@ -1,7 +1,7 @@
 """A trained head as an ONNX graph, written from its weights.
 
-Convolutions over tokens become one MatMul over shifted copies, so that the quantiser, which only
-touches MatMul, reaches them too.
+The members' networks lie side by side: one MatMul, then convolutions in as many groups. Only the
+MatMul is quantised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from smallm.errors import ArtifactError
-from smallm.model_folder import Model
+from smallm.model_folder import HeadShape, Model
 
 INPUTS = ("features", "votes", "mask")
 OUTPUT = "emissions"
@@ -35,7 +35,7 @@ def export_head(model: Model, output: Path) -> None:
         raise ArtifactError(f"cannot export a '{model.head.kind}' head; known: {', '.join(builders)}")
     weights = {name: np.asarray(value, dtype=np.float32) for name, value in model.weights.items()}
     graph = _Graph()
-    builders[model.head.kind](graph, weights, model.head.alpha)
+    builders[model.head.kind](graph, weights, model.head)
     count = model.labels.num_tags
     shapes: dict[str, list[str | int]] = {
         "features": ["batch", "length", len(model.head.layers), model.head.hidden],
@@ -78,42 +78,48 @@ class _Graph:
         return self.constant(np.array(values, dtype=np.int64))
 
 
-def _fusion(graph: _Graph, weights: dict[str, Array], alpha: float) -> None:
+def _fusion(graph: _Graph, weights: dict[str, Array], shape: HeadShape) -> None:
+    members, count = weights["transitions"].shape[:2]
     mix = np.exp(weights["mix"] - weights["mix"].max())
     scale = weights["scale"] * (mix / mix.sum())[:, None]
     weighted = graph.add("Mul", "features", graph.constant(scale))
     summed = graph.add("ReduceSum", weighted, graph.ints(2), keepdims=0)
     mixed = graph.add("Sub", summed, graph.constant((weights["mean"] * scale).sum(0)))
-    hidden_size = mixed_size = weights["mean"].shape[1]
-    first = weights["first.weight"]
-    read = graph.linear(mixed, first[:, :mixed_size], weights["first.bias"], quantized=True)
-    hidden = graph.add("Tanh", graph.add("Add", read, graph.linear("votes", first[:, hidden_size:], None)))
-    mask = graph.add("Unsqueeze", "mask", graph.ints(2))
+    first = graph.linear(mixed, weights["first.weight"], weights["first.bias"], quantized=True)
+    unread = np.zeros_like(weights["read.weight"])  # the local branch comes first and sees no votes
+    read = graph.linear("votes", np.concatenate([unread, weights["read.weight"]]), None)
+    hidden = graph.add("Tanh", graph.add("Add", first, read))
+    hidden = graph.add("Transpose", hidden, perm=[0, 2, 1])
+    mask = graph.add("Unsqueeze", "mask", graph.ints(1))
     for name in ("near", "wide"):
-        inside = graph.add("Mul", hidden, mask)
-        convolved = _convolution(graph, inside, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        convolved = _convolution(graph, graph.add("Mul", hidden, mask), weights, name, 2 * members)
         hidden = graph.add("Add", hidden, graph.add("Tanh", convolved))
-    local = graph.linear(hidden, weights["last.weight"], weights["last.bias"])
-    vote_weight = weights["trust.weight"] + alpha * np.eye(len(weights["trust.bias"]), dtype=np.float32)
-    voted = graph.linear("votes", vote_weight, weights["trust.bias"])
-    graph.add("Add", local, voted, to=OUTPUT)
+    scored = graph.add("Transpose", _convolution(graph, hidden, weights, "last", 2 * members), perm=[0, 2, 1])
+    mean = np.concatenate([np.eye(count, dtype=np.float32)] * members, axis=1) / members
+    local = graph.linear(scored, np.concatenate([mean, 0 * mean], axis=1), None)
+    trust = mean @ weights["trust.weight"] + shape.alpha * np.eye(count, dtype=np.float32)
+    both = graph.linear(scored, np.concatenate([shape.gamma * mean, mean], axis=1), None)
+    _choose(graph, graph.add("Add", both, graph.linear("votes", trust, None)), local)
 
 
-def _paper(graph: _Graph, weights: dict[str, Array], alpha: float) -> None:
+def _paper(graph: _Graph, weights: dict[str, Array], shape: HeadShape) -> None:
     last_layer = graph.add("Gather", "features", graph.constant(np.array(-1, dtype=np.int64)), axis=2)
     read = graph.linear(last_layer, weights["first.weight"], weights["first.bias"], quantized=True)
     local = graph.linear(graph.add("Tanh", read), weights["last.weight"], weights["last.bias"])
-    voted = graph.add("Mul", "votes", graph.constant(np.array(alpha, dtype=np.float32)))
-    graph.add("Add", local, voted, to=OUTPUT)
+    voted = graph.add("Mul", "votes", graph.constant(np.array(shape.alpha, dtype=np.float32)))
+    _choose(graph, graph.add("Add", local, voted), local)
 
 
-def _convolution(graph: _Graph, value: str, weight: Array, bias: Array) -> str:
-    """A same-length convolution over tokens; weight (out, in, odd size), value (b, n, in)."""
-    size = weight.shape[2]
-    padded = graph.add("Pad", value, graph.ints(0, size // 2, 0, 0, size // 2, 0))
-    shifted = [
-        graph.add("Slice", padded, graph.ints(k), graph.ints(k + 1 - size if k + 1 < size else 2**31), graph.ints(1))
-        for k in range(size)
-    ]
-    joined = graph.add("Concat", *shifted, axis=2)
-    return graph.linear(joined, weight.transpose(0, 2, 1).reshape(len(weight), -1), bias, quantized=True)
+def _choose(graph: _Graph, fused: str, local: str) -> None:
+    """Fused emissions for a text that has votes, else local ones."""
+    votes = graph.add("ReduceMax", "votes", graph.ints(1, 2), keepdims=1)
+    voted = graph.add("Greater", votes, graph.constant(np.array(0, dtype=np.float32)))
+    graph.add("Where", voted, fused, local, to=OUTPUT)
+
+
+def _convolution(graph: _Graph, value: str, weights: dict[str, Array], name: str, groups: int) -> str:
+    """A same-length convolution over tokens; weight (out, in of a group, odd size), value (b, in, n)."""
+    weight = weights[f"{name}.weight"]
+    pad = weight.shape[2] // 2
+    constants = graph.constant(weight), graph.constant(weights[f"{name}.bias"])
+    return graph.add("Conv", value, *constants, group=groups, pads=[pad, pad])

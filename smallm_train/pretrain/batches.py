@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from smallm.tokenization import TextTokenizer
 from smallm_train.pretrain.corpus import IGNORED, TokenStream, label_words
 
 NO_LABEL = -100  # torch's cross_entropy default
+PADDING = 128  # batches are padded to multiples of it: few shapes, so that a compiled model compiles seldom
 
 
 @dataclass
@@ -32,6 +33,10 @@ class Batch:
     def tokens(self) -> int:
         """Number of tokens that are not padding."""
         return int(self.attention.sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`."""
+        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,20 @@ def silver_example(document: Document, labels: LabelSet, tokenizer: TextTokenize
     return Example(np.array(tokens.ids), np.array(boundaries), np.array(parts), np.array(tags))
 
 
-def collate(examples: list[Example], tokenizer: TextTokenizer, *, mask_share: float, rng: np.random.Generator) -> Batch:
-    """Pad examples between [CLS] and [SEP] and mask `mask_share` of the words.
+def collate(
+    examples: list[Example],
+    tokenizer: TextTokenizer,
+    *,
+    mask_share: float,
+    rng: np.random.Generator,
+    multiple: int = 1,
+) -> Batch:
+    """Pad examples between [CLS] and [SEP] to a multiple of `multiple` tokens and mask `mask_share` of the words.
 
     Of the masked tokens 80 % become [MASK], 10 % a random token, 10 % stay (BERT, Devlin et al. 2019);
     whole words are masked together (Cui et al. 2021).
     """
-    longest = max(len(example.ids) for example in examples) + 2
+    longest = -(-(max(len(example.ids) for example in examples) + 2) // multiple) * multiple
     shape = (len(examples), longest)
     ids = np.full(shape, tokenizer.pad_id)
     attention = np.zeros(shape, dtype=np.int64)

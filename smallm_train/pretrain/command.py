@@ -12,20 +12,22 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from safetensors.torch import save_file
+from transformers import BertForMaskedLM
 from transformers import logging as transformers_logging
 
 from smallm import atomic
 from smallm.documents import label_set
+from smallm.encoder import Encoder, resolve
 from smallm.formats import read_documents
-from smallm.labels import LabelSet
 from smallm.tokenization import TextTokenizer
 from smallm_train.pretrain.batches import Example, block_example, silver_example
-from smallm_train.pretrain.corpus import build_vocabulary, read_lines, tokenize
-from smallm_train.pretrain.loop import Progress, Schedule, TrainingData, pretrain
+from smallm_train.pretrain.corpus import build_vocabulary, frequent_characters, read_lines, tokenize
+from smallm_train.pretrain.loop import Progress, Schedule, TrainingData, pretrain, write_encoder
 from smallm_train.pretrain.model import EncoderSize, PretrainingModel
+from smallm_train.pretrain.start import load
 
 HELD_OUT_BLOCKS = 160
+POSITIONS = 256  # of a training block, with [CLS] and [SEP]
 HELD_OUT_SILVER = 240
 
 
@@ -35,10 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="encoder folder to write")
     parser.add_argument("--work", type=Path, help="checkpoints and token cache (default: OUT.work); resumed if there")
     parser.add_argument("--silver", type=Path, help="JSONL with open-type entities, one task among the others")
+    parser.add_argument(
+        "--from", dest="start", metavar="ENCODER", help="go on from this encoder ('embedded', a folder, a hub name)"
+    )
     parser.add_argument("--tokens", type=float, default=60e6, help="tokens to see (default 60e6)")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=0, help="default 4; with --from its own, or more to grow it")
+    parser.add_argument("--hidden", type=int, default=256, help="without --from")
+    parser.add_argument("--heads", type=int, default=4, help="without --from")
+    parser.add_argument("--rate", type=float, default=0.0, help="peak learning rate (default 1e-3; 3e-4 with --from)")
+    parser.add_argument("--decay-share", type=float, default=0.5, help="last part of the run, in which the rate falls")
+    parser.add_argument("--silver-every", type=int, default=20, help="every n-th batch is a silver one")
+    parser.add_argument("--device", default="cpu", help="a torch device: cpu, cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the model (needs a C++ compiler)")
     parser.add_argument("--min-count", type=int, default=3, help="rarer characters become [UNK]")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,67 +62,61 @@ def run(args: argparse.Namespace) -> int:
     work.mkdir(parents=True, exist_ok=True)
     lines = read_lines(args.corpus)
     print(f"{len(lines)} lines; tokenising and labelling with jieba (kept in {work})", flush=True)
-    tokenizer = _tokenizer(work, lines, args.min_count)
-    schedule = Schedule(tokens=int(args.tokens), save_every=args.save_every, seed=args.seed)
-    size = EncoderSize(args.layers, args.hidden, args.heads)
-    silver, entity_labels = _silver(args.silver, tokenizer)
-    data = _data(lines, tokenizer, silver, size, work)
-    model = PretrainingModel(size.config(tokenizer.vocabulary_size), entity_labels.num_tags if entity_labels else 1)
+    start = resolve(args.start) if args.start else None
+    documents = read_documents(args.silver) if args.silver else []
+    tokenizer = _tokenizer(work, [*lines, *(document.text for document in documents)], args.min_count, start)
+    entity_labels = label_set(documents) if documents else None
+    silver = [silver_example(document, entity_labels, tokenizer) for document in documents] if entity_labels else []
+    mlm = load(start, tokenizer, args.layers) if start else _fresh(args, tokenizer)
+    data = _data(lines, tokenizer, silver, mlm.config.max_position_embeddings, work)
+    model = PretrainingModel(mlm, entity_labels.num_tags if entity_labels else 1).to(args.device)
+    if args.compile:
+        mlm.bert.compile(dynamic=False)
+    schedule = Schedule(
+        tokens=int(args.tokens),
+        peak_rate=args.rate or (3e-4 if start else 1e-3),
+        decay_share=args.decay_share,
+        silver_every=args.silver_every,
+        save_every=args.save_every,
+        seed=args.seed,
+    )
     with _Report(work, schedule) as report:
         progress = pretrain(model, data, tokenizer, schedule, work, report)
     write_encoder(args.out, model, tokenizer)
+    size = {"layers": mlm.config.num_hidden_layers, "hidden": mlm.config.hidden_size}
     card = {"command": shlex.join(["smallm", *sys.argv[1:]]), "tokens_seen": progress.tokens, "steps": progress.step}
-    card |= {"size": size.describe(), "held_out": report.scores}
+    card |= {"size": size, "parameters": mlm.num_parameters(), "held_out": report.scores}
+    if start:
+        card["from"] = {"name": start.name, "fingerprint": start.fingerprint}
     atomic.write_json(args.out / "pretraining.json", card)
     print(f"wrote {args.out}: {json.dumps(report.scores)}")
     return 0
 
 
-def write_encoder(out: Path, model: PretrainingModel, tokenizer: TextTokenizer) -> None:
-    """Write the encoder as a Hugging Face folder: fp16 safetensors, config, tokenizer."""
-    with atomic.new_directory(out) as folder:
-        model.mlm.config.save_pretrained(folder)
-        state = model.mlm.state_dict()
-        tied = "cls.predictions.decoder."  # the same tensors as the word embeddings and the bias
-        half = {name: value.half().contiguous() for name, value in state.items() if not name.startswith(tied)}
-        save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
-        tokenizer.save(folder / "tokenizer.json")
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": model.mlm.config.max_position_embeddings,
-        }
-        config |= {
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "unk_token": "[UNK]",
-            "mask_token": "[MASK]",
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def _fresh(args: argparse.Namespace, tokenizer: TextTokenizer) -> BertForMaskedLM:
+    size = EncoderSize(args.layers or 4, args.hidden, args.heads)
+    return BertForMaskedLM(size.config(tokenizer.vocabulary_size))
 
 
-def _tokenizer(work: Path, lines: list[str], min_count: int) -> TextTokenizer:
+def _tokenizer(work: Path, lines: list[str], min_count: int, start: Encoder | None) -> TextTokenizer:
+    """The run's own tokenizer, or that of the encoder it goes on from with the corpus's further characters."""
     file = work / "tokenizer.json"
     if not file.is_file():
-        tokenizer = TextTokenizer.from_vocabulary(build_vocabulary(lines, min_count))
+        if start is None:
+            tokenizer = TextTokenizer.from_vocabulary(build_vocabulary(lines, min_count))
+        else:
+            known = TextTokenizer.load(start.folder)
+            tokenizer = known.extended(frequent_characters(lines, known, min_count))
         with atomic.new_file(file) as temporary:
             tokenizer.save(temporary)
     return TextTokenizer.load(work)
 
 
-def _silver(path: Path | None, tokenizer: TextTokenizer) -> tuple[list[Example], LabelSet | None]:
-    if path is None:
-        return [], None
-    documents = read_documents(path)
-    labels = label_set(documents)
-    return [silver_example(document, labels, tokenizer) for document in documents], labels
-
-
 def _data(
-    lines: list[str], tokenizer: TextTokenizer, silver: list[Example], size: EncoderSize, work: Path
+    lines: list[str], tokenizer: TextTokenizer, silver: list[Example], positions: int, work: Path
 ) -> TrainingData:
     stream = tokenize(lines, tokenizer, work)
-    blocks = stream.blocks(size.positions - 2)
+    blocks = stream.blocks(min(positions, POSITIONS) - 2)
     order = np.random.default_rng(77).permutation(len(blocks))
     held_out = min(HELD_OUT_BLOCKS, len(blocks) // 10)
     kept_silver = min(HELD_OUT_SILVER, len(silver) // 10)

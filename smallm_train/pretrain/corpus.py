@@ -62,15 +62,19 @@ def read_lines(paths: list[Path]) -> list[str]:
 
 
 def build_vocabulary(lines: list[str], min_count: int) -> list[str]:
-    """Special tokens, Latin letters (as first and continuing piece), then characters seen at least
-    `min_count` times after normalisation, most frequent first."""
-    normalize = TextTokenizer.from_vocabulary([*SPECIAL_TOKENS]).normalize
+    """Special tokens, Latin letters (as first and continuing piece), then the corpus's frequent characters."""
+    tokenizer = TextTokenizer.from_vocabulary([*SPECIAL_TOKENS])
+    letters = [*_LETTERS, *("##" + letter for letter in _LETTERS)]
+    return [*SPECIAL_TOKENS, *letters, *frequent_characters(lines, tokenizer, min_count)]
+
+
+def frequent_characters(lines: list[str], tokenizer: TextTokenizer, min_count: int) -> list[str]:
+    """Characters, Latin letters apart, seen at least `min_count` times after normalisation, most frequent first."""
     counts: Counter[str] = Counter()
     for line in lines:
-        counts.update(normalize(line))
+        counts.update(tokenizer.normalize(line))
     kept = [char for char, count in counts.most_common() if count >= min_count and not char.isspace()]
-    characters = [char for char in kept if char not in _LETTERS]
-    return [*SPECIAL_TOKENS, *_LETTERS, *("##" + letter for letter in _LETTERS), *characters]
+    return [char for char in kept if char not in _LETTERS]
 
 
 def tokenize(lines: list[str], tokenizer: TextTokenizer, cache: Path) -> TokenStream:

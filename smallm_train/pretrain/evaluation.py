@@ -7,7 +7,7 @@ import torch
 
 from smallm.labels import to_spans
 from smallm.tokenization import TextTokenizer
-from smallm_train.pretrain.batches import NO_LABEL, Example, collate
+from smallm_train.pretrain.batches import NO_LABEL, PADDING, Example, collate
 from smallm_train.pretrain.corpus import BOUNDARIES
 from smallm_train.pretrain.model import PretrainingModel, task_targets
 
@@ -19,25 +19,26 @@ def evaluate(
     """Fractions: masked-token and part-of-speech accuracy, word-segmentation F1 (against jieba),
     and span F1 of the silver entities, type ignored. Masking is the same at every call."""
     model.eval()
+    device = next(model.parameters()).device
     hits = {"mlm": 0, "part": 0}
     counted = {"mlm": 0, "part": 0}
     words, spans = SpanCounts(), SpanCounts()
     rng = np.random.default_rng(0)
     for examples in _chunks(blocks, 16):
-        batch = collate(examples, tokenizer, mask_share=0.15, rng=rng)
+        batch = collate(examples, tokenizer, mask_share=0.15, rng=rng, multiple=PADDING).to(device)
         logits, targets = model(batch), task_targets(batch)
         for task in hits:
             known = targets[task] != NO_LABEL
             guesses = logits[task].reshape(-1, logits[task].shape[-1]).argmax(-1)
             hits[task] += int((guesses[known] == targets[task][known]).sum())
             counted[task] += int(known.sum())
-        clean = collate(examples, tokenizer, mask_share=0.0, rng=rng)
+        clean = collate(examples, tokenizer, mask_share=0.0, rng=rng, multiple=PADDING).to(device)
         guesses = model(clean)["boundary"].argmax(-1)
         for row in range(len(examples)):
             known = clean.boundaries[row] != NO_LABEL
             words.add(_words(guesses[row][known]), _words(clean.boundaries[row][known]))
     for examples in _chunks(silver, 64):
-        batch = collate(examples, tokenizer, mask_share=0.0, rng=rng)
+        batch = collate(examples, tokenizer, mask_share=0.0, rng=rng, multiple=PADDING).to(device)
         guesses = model(batch)["entity"].argmax(-1)
         for row in range(len(examples)):
             known = batch.entities[row] != NO_LABEL

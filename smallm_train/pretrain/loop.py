@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from smallm import atomic
 from smallm.tokenization import TextTokenizer
-from smallm_train.pretrain.batches import Batch, Example, block_example, collate
+from smallm_train.pretrain.batches import PADDING, Batch, Example, block_example, collate
 from smallm_train.pretrain.corpus import TokenStream
 from smallm_train.pretrain.evaluation import evaluate
 from smallm_train.pretrain.model import PretrainingModel, losses
@@ -32,17 +31,21 @@ class Schedule:
     batch: int = 16
     peak_rate: float = 1e-3
     warmup_share: float = 0.02
+    decay_share: float = 0.5
     silver_every: int = 20
     save_every: int = 500
     seed: int = 0
 
     def rate(self, seen: int) -> float:
-        """Learning rate after `seen` tokens: linear warm-up, then a cosine to 2 % of the peak."""
+        """Learning rate after `seen` tokens: linear warm-up, constant, then linearly to 2 % of the peak.
+
+        A run can be lengthened before its decay begins, since nothing before depends on `tokens`
+        (warm-up and stable phase as in Haegele et al. 2024).
+        """
         progress = min(seen / self.tokens, 1.0)
-        if progress < self.warmup_share:
-            return self.peak_rate * (progress / self.warmup_share + 1e-3)
-        cosine = 0.5 * (1 + math.cos(math.pi * (progress - self.warmup_share) / (1 - self.warmup_share)))
-        return self.peak_rate * (0.02 + 0.98 * cosine)
+        rising = progress / self.warmup_share + 1e-3
+        falling = 0.02 + 0.98 * (1 - progress) / self.decay_share
+        return self.peak_rate * min(1.0, rising, falling)
 
 
 @dataclass
@@ -75,8 +78,9 @@ class Batches:
         schedule, data = self._schedule, self._data
         rng = np.random.default_rng((schedule.seed, step))
         if data.silver and step % schedule.silver_every == 0:
-            chosen = rng.choice(len(data.silver), size=min(4 * schedule.batch, len(data.silver)), replace=False)
-            return collate([data.silver[i] for i in chosen], self._tokenizer, mask_share=0.05, rng=rng)
+            chosen = rng.choice(len(data.silver), size=min(2 * schedule.batch, len(data.silver)), replace=False)
+            examples = [data.silver[i] for i in chosen]
+            return collate(examples, self._tokenizer, mask_share=0.1, rng=rng, multiple=PADDING)
         per_epoch = max(len(data.blocks) // schedule.batch, 1)
         epoch, index = divmod(step, per_epoch)
         if epoch != self._epoch:
@@ -84,7 +88,7 @@ class Batches:
             self._order = np.random.default_rng((schedule.seed, 1, epoch)).permutation(len(data.blocks))
         rows = self._order[index * schedule.batch : (index + 1) * schedule.batch]
         examples = [block_example(data.stream, *data.blocks[row]) for row in rows]
-        return collate(examples, self._tokenizer, mask_share=0.15, rng=rng)
+        return collate(examples, self._tokenizer, mask_share=0.15, rng=rng, multiple=PADDING)
 
 
 def pretrain(
@@ -103,15 +107,16 @@ def pretrain(
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     other = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": other, "weight_decay": 0.0}]
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(groups, lr=schedule.peak_rate, betas=(0.9, 0.98), fused=True)
     progress = restore(work, model, optimizer)
     batches = Batches(data, tokenizer, schedule)
     while progress.tokens < schedule.tokens:
         model.train()
-        batch = batches[progress.step]
+        batch = batches[progress.step].to(device)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(progress.tokens)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
             logits = model(batch)
         by_task = losses(logits, batch)
         total = torch.stack([TASK_WEIGHTS[task] * loss for task, loss in by_task.items()]).sum()
@@ -124,10 +129,18 @@ def pretrain(
         figures = {task: float(loss.detach()) for task, loss in by_task.items()}
         if progress.step % schedule.save_every == 0 or progress.tokens >= schedule.tokens:
             save(work, model, optimizer, progress)
+            write_encoder(work / "encoder", model, tokenizer)
             scores = evaluate(model, data.held_out_blocks, data.held_out_silver, tokenizer)
             figures |= {f"held_out_{name}": value for name, value in scores.items()}
         report(progress, figures)
     return progress
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 saves time on `device`; a CPU without instructions for it emulates them, 40 times slower."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cuda.is_bf16_supported())
 
 
 def save(work: Path, model: PretrainingModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -142,6 +155,29 @@ def save(work: Path, model: PretrainingModel, optimizer: torch.optim.Optimizer, 
         }
         save_file(moments, folder / "optimizer.safetensors")
         (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+
+
+def write_encoder(out: Path, model: PretrainingModel, tokenizer: TextTokenizer) -> None:
+    """Write the encoder as a Hugging Face folder: fp16 safetensors, config, tokenizer."""
+    with atomic.new_directory(out) as folder:
+        model.mlm.config.save_pretrained(folder)
+        state = model.mlm.state_dict()
+        tied = "cls.predictions.decoder."  # the same tensors as the word embeddings and the bias
+        half = {name: value.half().cpu().contiguous() for name, value in state.items() if not name.startswith(tied)}
+        save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save(folder / "tokenizer.json")
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model.mlm.config.max_position_embeddings,
+        }
+        config |= {
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "mask_token": "[MASK]",
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def restore(work: Path, model: PretrainingModel, optimizer: torch.optim.Optimizer) -> Progress:

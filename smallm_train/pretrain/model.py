@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -36,17 +36,13 @@ class EncoderSize:
             attention_probs_dropout_prob=0.0,
         )
 
-    def describe(self) -> dict[str, int]:
-        """For the model card."""
-        return asdict(self)
-
 
 class PretrainingModel(nn.Module):
     """`mlm` is a BertForMaskedLM, the part that is shipped; the other heads only shape it."""
 
-    def __init__(self, config: BertConfig, entity_tags: int) -> None:
+    def __init__(self, mlm: BertForMaskedLM, entity_tags: int) -> None:
         super().__init__()
-        self.mlm = BertForMaskedLM(config)
+        self.mlm, config = mlm, mlm.config
         self.boundary = nn.Linear(config.hidden_size, len(BOUNDARIES))
         self.part = nn.Linear(config.hidden_size, len(PARTS_OF_SPEECH))
         self.entity = nn.Linear(config.hidden_size, max(entity_tags, 1))

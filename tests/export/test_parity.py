@@ -16,10 +16,10 @@ from transformers import AutoModel
 
 from smallm import model_folder as folders
 from smallm.encoder import resolve
-from smallm.fusion import Way
+from smallm.fusion import UNTEMPERED, Way
 from smallm.labels import LabelSet
 from smallm.model_folder import HeadShape, Model
-from smallm_train.head import HEADS, build_head
+from smallm_train.head import HEADS, Weights, build_head
 from tests.conftest import SampleDomain
 
 GRID = list(product((1, 2, 17, 96), (0, 1, 33), (1, 2, 5)))  # length, padding, batch
@@ -62,11 +62,13 @@ def test_head(kind: str, length: int, padding: int, batch: int, tmp_path: Path) 
         torch.nn.init.normal_(parameter, std=0.3)
     head.standardize(torch.randn(200, 3, 24) * 2 + 1)
     weights = {name: value.detach().numpy() for name, value in head.state_dict().items()}
-    shape = HeadShape(kind, 20, [0, 1, 2], 24, head.alpha)
-    export_head(Model("d", LABELS, "e", "f", 94, shape, weights, Way.FUSED, None, [], []), tmp_path / "head.onnx")
+    head.weights = Weights(3.0, 0.5) if kind == "fusion" else head.weights
+    shape = HeadShape(kind, 20, [0, 1, 2], 24, *head.weights)
+    export_head(Model("d", LABELS, "e", "f", 94, shape, weights, Way.FUSED, UNTEMPERED, None, [], []), tmp_path / "head.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
     features, votes = torch.randn(batch, length + padding, 3, 24), torch.rand(batch, length + padding, LABELS.num_tags)
     mask = (torch.arange(length + padding) < length).expand(batch, -1)
+    votes[0] = 0  # a text without an LLM answer among others
     with torch.inference_mode():
         expected = head(features, votes, mask)[:, :length].numpy()
     feed = {"features": features.numpy(), "votes": votes.numpy(), "mask": mask.float().numpy()}

@@ -18,10 +18,10 @@ from smallm.documents import Document, Span
 from smallm.formats import write_documents
 from smallm.fusion import Way
 from smallm.scoring import score
-from smallm_train.command import choose
+from smallm_train.choice import best_way
 from tests.conftest import SampleDomain
 
-QUICK = ["--max-epochs", "2", "--min-epochs", "1", "--batch-size", "16"]
+QUICK = ["--epochs", "2", "--min-steps", "1"]
 
 
 def test_evaluate_prints_the_three_ways_as_json(
@@ -114,11 +114,11 @@ def test_without_a_single_label_it_is_the_llm(
     assert "not between 1 and" in capsys.readouterr().err
 
 
-def test_the_best_way_on_dev_is_chosen() -> None:
-    assert choose({"llm": 0.7, "local": 0.5, "fused": 0.6}) is Way.LLM
-    assert choose({"llm": 0.6, "local": 0.6, "fused": 0.6}) is Way.FUSED
-    assert choose({"llm": 0.1, "local": 0.5, "fused": 0.4}) is Way.LOCAL
-    assert choose({"local": 0.5}) is Way.LOCAL
+def test_the_best_way_is_chosen() -> None:
+    assert best_way({"llm": 0.7, "local": 0.5, "fused": 0.6}) is Way.LLM
+    assert best_way({"llm": 0.6, "local": 0.6, "fused": 0.6}) is Way.FUSED
+    assert best_way({"llm": 0.1, "local": 0.5, "fused": 0.4}) is Way.LOCAL
+    assert best_way({"local": 0.5}) is Way.LOCAL
 
 
 @pytest.mark.slow

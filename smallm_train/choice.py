@@ -1,0 +1,143 @@
+"""What is chosen after training, on honest scores: the weights of votes and local scores, the way, temperatures.
+
+Honest are a member's scores of the training texts of its own fold, which it never learned from, and
+the head's scores of dev texts. Together they are many more texts than dev alone, which is often small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smallm.alignment import tags_to_spans
+from smallm.crf import viterbi_batch
+from smallm.documents import Span
+from smallm.fusion import Way
+from smallm.labels import LabelSet
+from smallm.scoring import score
+from smallm_train.crf import negative_log_likelihood
+from smallm_train.examples import Example
+from smallm_train.head import Head
+from smallm_train.loop import Folds, decoder, member_scores
+
+Scores = NDArray[np.float32]
+TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and on what: micro F1 by way over the honest texts that have an LLM answer.
+
+    `local_all` is the local F1 over all honest texts, `texts` their number; temperatures divide
+    emissions and transitions before probabilities are taken.
+    """
+
+    way: Way
+    f1: dict[str, float]
+    local_all: float
+    texts: int
+    local_temperature: float
+    fused_temperature: float
+
+
+@dataclass(frozen=True)
+class _Honest:
+    """One text, its scores (n, N) and whose CRF decodes it (None: the averaged one)."""
+
+    example: Example
+    fused: Scores
+    local: Scores
+    member: int | None
+
+
+def choose(head: Head, labels: LabelSet, train: Sequence[Example], folds: Folds, dev: Sequence[Example]) -> Choice:
+    """Choose on honest scores and set `head.weights`. Of equal weights those nearest to the LLM are taken.
+
+    A head with one member has no honest scores of `train`, so dev alone decides.
+    """
+    texts = [_Honest(e, fused.mean(0), local.mean(0), None) for e, (fused, local) in _scored(head, dev)]
+    if head.members > 1:
+        for (example, (fused, local)), fold in zip(_scored(head, train), folds, strict=True):
+            texts.append(_Honest(example, fused[fold], local[fold], int(fold)))
+    answered = [text for text in texts if text.example.answer is not None]
+    local_all = _f1(texts, _spans(head, labels, texts, [text.local for text in texts]))
+    local_scores = [text.local for text in answered]
+    temperature = _temperature(head, texts, [text.local for text in texts])
+    if not answered:
+        return Choice(Way.LOCAL, {str(Way.LOCAL): local_all}, local_all, len(texts), temperature, temperature)
+    by_weights = {}
+    for weights in head.grid:
+        head.weights = weights
+        by_weights[weights] = _f1(answered, _spans(head, labels, answered, _fused(head, answered)))
+    head.weights = max(by_weights, key=lambda weights: (by_weights[weights], weights.alpha, -weights.gamma))
+    f1 = {
+        str(Way.FUSED): by_weights[head.weights],
+        str(Way.LLM): _f1(answered, [list(text.example.answer or ()) for text in answered]),
+        str(Way.LOCAL): _f1(answered, _spans(head, labels, answered, local_scores)),
+    }
+    fused_temperature = _temperature(head, answered, _fused(head, answered))
+    return Choice(best_way(f1), f1, local_all, len(texts), temperature, fused_temperature)
+
+
+def best_way(f1: dict[str, float]) -> Way:
+    """The best way; on a tie the one that uses more: fused, then llm, then local."""
+    ways = [way for way in (Way.FUSED, Way.LLM, Way.LOCAL) if way in f1]
+    return max(ways, key=lambda way: f1[way])
+
+
+def _scored(head: Head, examples: Sequence[Example]) -> list[tuple[Example, tuple[Scores, Scores]]]:
+    return list(zip(examples, member_scores(head, examples), strict=True))
+
+
+def _fused(head: Head, texts: Sequence[_Honest]) -> list[Scores]:
+    alpha, gamma = head.weights
+    return [alpha * text.example.votes + text.fused + gamma * text.local for text in texts]
+
+
+def _spans(head: Head, labels: LabelSet, texts: Sequence[_Honest], scores: Sequence[Scores]) -> list[list[Span]]:
+    spans: list[list[Span]] = [[] for _ in texts]
+    for member, indices in _groups(texts).items():
+        crf = decoder(head, labels, member)
+        tags = viterbi_batch([scores[index] for index in indices], crf.start, crf.transitions)
+        for index, path in zip(indices, tags, strict=True):
+            spans[index] = tags_to_spans(path, texts[index].example.tokens.offsets, labels)
+    return spans
+
+
+def _f1(texts: Sequence[_Honest], spans: Sequence[Sequence[Span]]) -> float:
+    return float(score([text.example.document.spans for text in texts], spans)["f1"])
+
+
+def _groups(texts: Sequence[_Honest]) -> dict[int | None, list[int]]:
+    groups: dict[int | None, list[int]] = {}
+    for index, text in enumerate(texts):
+        groups.setdefault(text.member, []).append(index)
+    return groups
+
+
+@torch.inference_mode()
+def _temperature(head: Head, texts: Sequence[_Honest], scores: Sequence[Scores]) -> float:
+    """The temperature under which the gold tags are likeliest (Guo et al. 2017, on the CRF's sequences)."""
+    total = dict.fromkeys(TEMPERATURES, 0.0)
+    for member, indices in _groups(texts).items():
+        start, transitions = head.constrained(member)
+        for first in range(0, len(indices), 64):
+            chosen = [index for index in indices[first : first + 64] if len(scores[index])]
+            if not chosen:
+                continue
+            lengths = torch.tensor([len(scores[index]) for index in chosen])
+            mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+            padded = [
+                torch.nn.utils.rnn.pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True)
+                for parts in ([scores[i] for i in chosen], [texts[i].example.tags for i in chosen])
+            ]
+            for temperature in TEMPERATURES:
+                loss = negative_log_likelihood(
+                    padded[0] / temperature, padded[1], mask, start, transitions / temperature
+                )
+                total[temperature] += float(loss) * len(chosen)
+    return min(total, key=lambda temperature: total[temperature])
