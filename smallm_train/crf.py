@@ -23,7 +23,7 @@ def negative_log_likelihood(
     transitions: torch.Tensor,
 ) -> torch.Tensor:
     """Mean NLL a sequence. emissions (b, n, N); tags (b, n); mask (b, n) bool, True first; (N,); (N, N) [from, to]."""
-    loss: torch.Tensor = _NegativeLogLikelihood.apply(emissions, tags, mask, start, transitions)
+    loss: torch.Tensor = _NegativeLogLikelihood.apply(emissions, tags, mask, start, transitions)  # type: ignore[no-untyped-call]
     return loss
 
 
