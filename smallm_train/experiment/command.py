@@ -12,7 +12,7 @@ from smallm_train.experiment import cells, report
 from smallm_train.experiment.datasets import Dataset, read_dataset
 from smallm_train.experiment.plan import Plan, read_plan
 from smallm_train.experiment.runner import run_missing
-from smallm_train.experiment.systems import system_of
+from smallm_train.experiment.systems import options_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     plan = read_plan(args.file, {name: value for name, value in given.items() if value is not None})
     try:
         for name in plan.systems:
-            system_of(name)
+            options_of(name, plan.options.get(name, {}))
         datasets = {dataset.name: read_dataset(dataset, plan) for dataset in plan.datasets}
         grid = list(cells.grid(plan, datasets, resolve(plan.encoder).fingerprint))
     except DataError as error:

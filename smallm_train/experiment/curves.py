@@ -53,8 +53,10 @@ def _draw(dataset: str, found: dict[str, Any], curves: dict[str, Any]) -> Figure
         colour, line, marker = STYLES[name]
         x = [places.get(point["size"], point["train_texts"]) for point in points]
         y, low, high = ([100 * point["test"][part] for point in points] for part in ("value", "low", "high"))
-        width = 2.4 if name == "ours.served" else 1.5
-        axes.plot(x, y, linestyle=line, marker=marker, color=colour, linewidth=width, markersize=5, label=name)
+        width, order = (2.4 if name == "ours.served" else 1.5), (4 if name == "llm" else 3)  # often on one line
+        axes.plot(
+            x, y, linestyle=line, marker=marker, color=colour, linewidth=width, markersize=5, label=name, zorder=order
+        )
         if name != "ours.fused":  # its band would lie on that of what is served
             axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
     ticks = sorted(set(places.values()))
