@@ -69,14 +69,15 @@ class Result:
 
 
 def grid(plan: Plan, datasets: dict[str, Dataset], encoder: str) -> Iterator[Cell]:
-    """Every cell of an experiment, cheap ones first. A system that is not trained has one cell a fold.
+    """Every cell of an experiment. A system that is not trained has one cell a fold.
 
-    `encoder` is the fingerprint of the plan's encoder. Raises DataError for options a system lacks.
+    A dataset without answers has no cells of a system that needs them. `encoder` is the fingerprint of the
+    plan's encoder. Raises DataError for options a system lacks.
     """
-    for name in plan.systems:
-        system, options = SYSTEMS[name], options_of(name, plan.options.get(name, {}))
-        for dataset in datasets.values():
-            sizes = dataset.sizes(plan.sizes)
+    for dataset in datasets.values():  # outermost: a worker keeps the encoded texts of one dataset
+        sizes = dataset.sizes(plan.sizes)
+        for name in plan.systems:
+            system, options = SYSTEMS[name], options_of(name, plan.options.get(name, {}))
             points = [(size, seed) for size in sizes for seed in plan.seeds] if system.trained else [(0, plan.seeds[0])]
             if system.needs_answers and dataset.prompt is None:
                 continue

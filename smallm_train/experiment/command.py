@@ -58,6 +58,9 @@ def _run(plan: Plan, datasets: dict[str, Dataset], grid: list[cells.Cell], args:
     outdated = {key for key, one in results.items() if one is not None and one.code != cells.code_fingerprint()}
     again = outdated if args.redo else set()
     missing = [cell for cell in grid if results[cell.key] is None or cell.key in again]
+    for dataset in datasets.values():
+        if dataset.prompt is None:
+            print(f"{dataset.plan.name}: no answers, so nothing that needs the LLM, and no size 0")
     print(f"{len(grid)} cells, {len(grid) - len(missing)} finished before")
     if outdated and not args.redo:
         print(f"{len(outdated)} of those were made by another version of the training code; --redo makes them again")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -94,8 +97,18 @@ _worker: Worker | None = None  # one a process
 
 def _start(datasets: dict[str, Dataset], encoder: str, out: Path) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; what is running is finished and kept
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker = Worker(datasets, encoder, out)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, which would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run(cell: Cell) -> str:

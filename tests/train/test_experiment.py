@@ -183,3 +183,16 @@ def test_cells_of_other_training_code_are_named_and_redone_on_request(
     assert "1 of those were made by another version" in capsys.readouterr().out
     assert main(["experiment", str(file), "--redo"]) == 0
     assert [cell["code"] for cell in cells_of(file).values()] == ["other"]
+
+
+def test_a_dataset_without_answers_runs_what_needs_no_llm(
+    data: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = plan_file(data, tiny_encoder, ("llm", "local", "ours"))
+    file.write_text(file.read_text().replace('answers = "data/orders/answers.jsonl"\n', ""))
+    assert main(["experiment", str(file)]) == 0
+    assert "orders: no answers, so nothing that needs the LLM" in capsys.readouterr().out
+    assert {(cell["settings"]["system"], cell["settings"]["size"]) for cell in cells_of(file).values()} == {
+        ("local", 8),
+        ("local", "all"),
+    }
