@@ -8,7 +8,7 @@ from typing import Protocol
 
 from smallm.documents import Document
 from smallm.errors import DataError
-from smallm.formats import brat, ccks, cluener, conll, doccano, jsonl, label_studio
+from smallm.formats import brat, ccks, cluener, conll, docbin, doccano, jsonl, label_studio
 from smallm.formats.text import TextFormat
 
 
@@ -33,8 +33,17 @@ FORMATS: dict[str, Format] = {
     "doccano": TextFormat(doccano.parse, doccano.render),
     "label-studio": TextFormat(label_studio.parse, label_studio.render),
     "brat": brat.BratFolder(),
+    "spacy": docbin.DocBinFile(),
 }
-SUFFIXES = {".jsonl": "jsonl", ".conll": "conll", ".bio": "conll", ".txt": "conll", ".bmes": "bmes", ".bioes": "bioes"}
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".txt": "conll",
+    ".bmes": "bmes",
+    ".bioes": "bioes",
+    ".spacy": "spacy",
+}
 
 
 def read_documents(path: Path, format: str = "") -> list[Document]:

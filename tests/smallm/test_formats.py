@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from smallm.cli import main
 from smallm.documents import Document, Span, cut_sentences
-from smallm.errors import DataError
+from smallm.errors import DataError, MissingExtraError
 from smallm.formats import FORMATS, read_documents, write_documents
 
 DOCUMENTS = [
@@ -79,7 +80,7 @@ def test_missing_empty_and_unknown_files_are_told_apart(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 def test_every_format_gives_back_text_and_entities(tmp_path: Path, name: str, texts: list[str]) -> None:
     if name in ("conll", "bmes", "bioes"):  # a column of white space can only be a plain space there
         texts = ["".join("泵" if character.isspace() else character for character in text) for text in texts]
@@ -173,3 +174,45 @@ def test_the_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert read_documents(tmp_path / "c", "brat") == DOCUMENTS
     assert main(["convert", str(tmp_path / "a.jsonl"), str(tmp_path / "d.xlsx")]) == 1
     assert "unknown format" in capsys.readouterr().err
+
+
+def test_a_docbin_of_words_is_read_by_characters(tmp_path: Path) -> None:
+    from spacy.tokens import Doc, DocBin
+    from spacy.tokens import Span as SpacySpan
+    from spacy.vocab import Vocab
+
+    doc = Doc(Vocab(), words=["换", "M16", "螺栓"], spaces=[False, True, False])
+    doc.set_ents([SpacySpan(doc, 1, 3, label="PART")])
+    DocBin(docs=[doc]).to_disk(tmp_path / "a.spacy")
+    assert read_documents(tmp_path / "a.spacy") == [Document("1", "换M16 螺栓", (Span(1, 7, "PART"),))]
+
+
+def test_what_is_no_docbin_is_refused_and_never_unpickled(tmp_path: Path) -> None:
+    import pickle
+    import zlib
+
+    import srsly
+
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (marker,)  # type: ignore[return-value]
+
+    file = tmp_path / "a.spacy"
+    pickled = pickle.dumps(Evil())
+    for content in (b"", b"text", pickled, zlib.compress(pickled), zlib.compress(srsly.msgpack_dumps({"attrs": []}))):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="a.spacy: not a spaCy DocBin"):
+            read_documents(file)
+    assert not marker.exists()
+    with pytest.raises(DataError, match="no such file"):
+        read_documents(tmp_path / "none.spacy")
+
+
+def test_without_spacy_it_says_which_extra_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    monkeypatch.setitem(sys.modules, "spacy.tokens", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'smallm\[spacy\]'"):
+        write_documents(tmp_path / "a.spacy", DOCUMENTS)
+    assert not (tmp_path / "a.spacy").exists()
