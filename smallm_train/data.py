@@ -45,12 +45,12 @@ def read_training_data(
 
     Raises DataError if a file is missing or malformed, or if the answers fit none of the texts.
     """
-    train_file, dev_file = _find(folder, "train"), _find(folder, "dev")
+    train_file, dev_file = find_split(folder, "train"), find_split(folder, "dev")
     documents, dev_documents = read_documents(train_file), read_documents(dev_file)
     prompt = recorded.prompt if recorded else None
     if shots is not None:
         documents = nested_subset(documents, shots, seed, prompt, str(train_file))
-    labels = _labels(documents, prompt, str(train_file))
+    labels = labels_for(documents, prompt, str(train_file))
     train, dev = (_answered(part, recorded) for part in (documents, dev_documents))
     if recorded and not train.answered and not dev.answered:
         raise DataError(f"the recorded answers fit none of the texts in {folder}", source="--answers")
@@ -75,14 +75,15 @@ def nested_subset(
     return sorted(documents, key=rank)[:shots]
 
 
-def _find(folder: Path, name: str) -> Path:
+def find_split(folder: Path, name: str) -> Path:
+    """The file of split `name` in `folder`. Raises DataError if there is none."""
     for suffix in SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return folder / f"{name}{suffix}"
     raise DataError(f"no {name} file; expected {name}.jsonl (or {', '.join(list(SUFFIXES)[1:])})", source=str(folder))
 
 
-def _labels(documents: Sequence[Document], prompt: Prompt | None, source: str) -> LabelSet:
+def labels_for(documents: Sequence[Document], prompt: Prompt | None, source: str) -> LabelSet:
     """The prompt's types in its order (the LLM may answer one that few shots lack), then any others."""
     present = label_set(documents).types if any(document.spans for document in documents) else ()
     asked = tuple(type_.name for type_ in prompt.types) if prompt else ()

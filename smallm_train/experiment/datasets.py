@@ -14,7 +14,7 @@ from smallm.formats import read_documents
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.llm.recordings import RecordedAnswers, read_answers
-from smallm_train.data import Split, _find, _labels, nested_subset
+from smallm_train.data import Split, find_split, labels_for, nested_subset
 from smallm_train.experiment.plan import ALL, DatasetPlan, Plan, Size
 
 SPLITS = ("train", "dev", "test")
@@ -82,7 +82,7 @@ class Dataset:
         chosen = _subset(train, shots, seed, prompt, self.plan.name)
         if self.plan.dev_limit is not None:
             dev = _subset(dev, min(self.plan.dev_limit, len(dev.documents)), seed, None, self.plan.name)
-        return Part(chosen, dev, test, test_index, _labels(chosen.documents, prompt, self.plan.name))
+        return Part(chosen, dev, test, test_index, labels_for(chosen.documents, prompt, self.plan.name))
 
     @cached_property
     def _answered(self) -> Split:
@@ -115,7 +115,7 @@ def read_dataset(dataset: DatasetPlan, plan: Plan) -> Dataset:
     recorded = read_answers(answers, dataset.prompt) if answers else None
     splits = {}
     for name in SPLITS:
-        documents = read_documents(_find(folder, name))
+        documents = read_documents(find_split(folder, name))
         texts = [document.text for document in documents]
         splits[name] = Split(documents, recorded.spans(texts) if recorded else [None] * len(documents))
     if recorded and not any(split.answered for split in splits.values()):

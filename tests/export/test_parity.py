@@ -64,7 +64,9 @@ def test_head(kind: str, length: int, padding: int, batch: int, tmp_path: Path) 
     weights = {name: value.detach().numpy() for name, value in head.state_dict().items()}
     head.weights = Weights(3.0, 0.5) if kind == "fusion" else head.weights
     shape = HeadShape(kind, 20, [0, 1, 2], 24, *head.weights)
-    export_head(Model("d", LABELS, "e", "f", 94, shape, weights, Way.FUSED, UNTEMPERED, None, [], []), tmp_path / "head.onnx")
+    export_head(
+        Model("d", LABELS, "e", "f", 94, shape, weights, Way.FUSED, UNTEMPERED, None, [], []), tmp_path / "head.onnx"
+    )
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
     features, votes = torch.randn(batch, length + padding, 3, 24), torch.rand(batch, length + padding, LABELS.num_tags)
     mask = (torch.arange(length + padding) < length).expand(batch, -1)

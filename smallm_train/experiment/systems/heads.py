@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from smallm.alignment import tags_to_spans
+from smallm.crf import viterbi_batch
 from smallm.fusion import Way
 from smallm.labels import LabelSet
-from smallm.scoring import score
-from smallm_train.command import choose
+from smallm_train.choice import Choice, choose
 from smallm_train.data import Split
 from smallm_train.examples import Example, prepare
 from smallm_train.experiment.systems.base import Curve, Outcome, Predictions
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import Head, build_head
-from smallm_train.loop import Options, Progress, decoder, dev_f1, emissions, fit
+from smallm_train.loop import Options, decoder, emissions, fit
 
 
 @dataclass(frozen=True)
@@ -34,25 +35,27 @@ class HeadOptions(Options):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained head with the examples it is used on."""
+    """A trained head with the examples it is used on, and what was chosen on dev and by cross-fitting on train."""
 
     head: Head
     labels: LabelSet
     dev: list[Example]
     test: list[Example]
-    best: Progress
+    choice: Choice
     seconds: float
 
     def curve(self, *, with_votes: bool) -> Curve:
-        """Its predictions with the LLM's votes, at the alpha chosen on dev, or without them."""
+        """Its predictions with the LLM's votes, at the weights chosen, or without them."""
         return Curve(*(self._predict(examples, with_votes) for examples in (self.dev, self.test)))
 
     def _predict(self, examples: Sequence[Example], with_votes: bool) -> Predictions:
-        decode = decoder(self.head, self.labels)
-        scores = emissions(self.head, examples, with_votes=with_votes)
+        crf = decoder(self.head, self.labels)
+        if not with_votes:
+            examples = [replace(example, votes=np.zeros_like(example.votes)) for example in examples]
+        tags = viterbi_batch(emissions(self.head, examples), crf.start, crf.transitions)
         return [
-            tags_to_spans(decode.tags(emitted), example.tokens.offsets, self.labels)
-            for emitted, example in zip(scores, examples, strict=True)
+            tags_to_spans(path, example.tokens.offsets, self.labels)
+            for path, example in zip(tags, examples, strict=True)
         ]
 
 
@@ -72,15 +75,14 @@ def train_head(
     head = build_head(kind, labels, len(encoder.layers), encoder.hidden, options.width)
     settings = Options(**{name: value for name, value in asdict(options).items() if name not in ("width", "seed")})
     begin = time.perf_counter()
-    if prepared[0]:
-        best = fit(head, labels, prepared[0], prepared[1], replace(settings, seed=seed), lambda _: None)
-    else:
-        best = Progress(0, 0.0, *dev_f1(head, labels, prepared[1]))
-    return Trained(head, labels, prepared[1], prepared[2], best, time.perf_counter() - begin)
+    folds = fit(head, prepared[0], replace(settings, seed=seed)) if prepared[0] else np.zeros(0, dtype=np.int64)
+    seconds = time.perf_counter() - begin
+    choice = choose(head, labels, prepared[0], folds, prepared[1])
+    return Trained(head, labels, prepared[1], prepared[2], choice, seconds)
 
 
 class OurHead:
-    """The fusion head. One training gives three curves: local, fused, and the one served as chosen on dev."""
+    """The fusion head. One training gives three curves: local, fused, and the one served as chosen."""
 
     name, kind = "ours", "fusion"
     trained = True
@@ -102,21 +104,14 @@ class OurHead:
         assert encoder is not None
         trained = train_head(self.kind, train, dev, test, labels, encoder, seed, options)
         local, fused = trained.curve(with_votes=False), trained.curve(with_votes=True)
-        gold = [document.spans for document in dev.documents]
-        llm = score(gold, [answer or () for answer in dev.answers])["f1"]
-        on_dev = {
-            str(Way.LLM): llm,
-            str(Way.LOCAL): score(gold, local.dev)["f1"],
-            str(Way.FUSED): score(gold, fused.dev)["f1"],
-        }
-        way = choose(on_dev)
+        way = trained.choice.way
         if way is Way.LLM:
             served = Curve(*(_llm_or_local(split, own) for split, own in ((dev, local.dev), (test, local.test))))
         else:
             served = local if way is Way.LOCAL else fused
         return Outcome(
             curves={f"{self.name}.local": local, f"{self.name}.fused": fused, f"{self.name}.served": served},
-            figures=_figures(trained) | {"way": str(way), "dev_f1_by_way": on_dev},
+            figures=_figures(trained),
             parameters=trained.head.num_parameters(),
             seconds=trained.seconds,
         )
@@ -166,4 +161,4 @@ def _llm_or_local(split: Split, local: Predictions) -> Predictions:
 
 
 def _figures(trained: Trained) -> dict[str, Any]:
-    return {"epoch": trained.best.epoch, "alpha": trained.head.alpha}
+    return asdict(trained.choice) | trained.head.weights._asdict()
