@@ -54,10 +54,22 @@ class Decoder:
     labels: LabelSet
     start: Array
     transitions: Array
+    temperature: float = 1.0  # calibrates `confidence`, and nothing else
 
     def tags(self, emissions: Array) -> list[int]:
         """The best tag sequence of emissions (n, N)."""
         return viterbi(emissions, self.start, self.transitions)
+
+    def confidence(self, emissions: Array) -> float:
+        """Posterior probability of the whole best tag sequence of emissions (n, N), after temperature; 1 for n = 0.
+
+        Emissions and transitions are divided by the temperature (Guo et al. 2017); the best sequence stays the best.
+        """
+        if not len(emissions):
+            return 1.0
+        whole = [(0, len(emissions))]
+        tempered, transitions = emissions / self.temperature, self.transitions / self.temperature
+        return run_posteriors(tempered, self.start, transitions, self.tags(emissions), whole)[0]
 
     def scored(self, emissions: Array, tags: list[int], offsets: Offsets) -> list[tuple[Span, float]]:
         """The spans of `tags` with their posterior probabilities under `emissions`."""

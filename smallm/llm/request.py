@@ -5,19 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from smallm.llm.prompt import TEMPLATE_VERSION, Message, Prompt
+from smallm.llm.response_format import ResponseFormat, schema
 
 
 @dataclass(frozen=True)
 class Model:
-    """Who answers and how it samples. `provider` is the base URL, or `recorded` for imported answers."""
+    """Who answers and how it samples. `provider` is the base URL, or `recorded` for imported answers.
+
+    A `temperature`, `top_p` or `seed` of None is not sent. `extra` is a JSON object of what else the
+    endpoint is told (`{"chat_template_kwargs": {"enable_thinking": false}}`, say).
+    """
 
     provider: str
     name: str
-    temperature: float = 0.0
+    temperature: float | None = 0.0
     max_tokens: int = 2048
+    top_p: float | None = None
+    seed: int | None = None
+    extra: str = "{}"
 
 
 RECORDED = Model("recorded", "recorded")  # under which imported answers are kept
@@ -32,13 +41,20 @@ class Request:
     response_format: dict[str, Any] | None = None
     template: str = field(default=TEMPLATE_VERSION)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """sha256 over the canonical JSON of every field: equal only for the very same question."""
-        canonical = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        fields = {
+            "model": asdict(self.model),
+            "messages": self.messages,
+            "response_format": self.response_format,
+            "template": self.template,
+        }
+        canonical = json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def ask(model: Model, prompt: Prompt, text: str) -> Request:
+def ask(model: Model, prompt: Prompt, text: str, form: ResponseFormat = ResponseFormat.TEXT) -> Request:
     """The request that asks `model` for the entities of `text`."""
-    return Request(model, prompt.messages(text))
+    wrapped = form is not ResponseFormat.TEXT
+    return Request(model, prompt.messages(text, wrapped=wrapped), schema(form, prompt.type_names))
