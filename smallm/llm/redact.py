@@ -42,8 +42,11 @@ BUILT_IN = {
     "plate": rf"[{_PROVINCES}][A-Za-z][·•. ]?[A-Za-z0-9]{{4,6}}[挂学警港澳领]?{_RIGHT}",
 }
 DICTIONARY, NOT_ALLOWED = "dictionary", "not_allowed"
-# Full-width forms are matched as what they look like; one code point stays one code point.
-_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+# Full-width letters, digits and what joins them are matched as what they look like; one code point stays one.
+# Not the full-width comma and its like: in Chinese they end a URL or a number.
+_NARROW = {code: code - 0xFEE0 for code in map(ord, "＋－．＠")} | {
+    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code - 0xFEE0).isalnum()
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,13 @@ class Redactor:
             for match in self._allow.finditer(seen):
                 allowed[match.start() : match.end()] = b"\1" * (match.end() - match.start())
             for index, kept in enumerate(allowed):
-                if not kept and not hidden[index] and _mask(seen[index]) != text[index]:
+                if not kept and not hidden[index] and _mask(text[index]) != text[index]:
                     counts[NOT_ALLOWED] += 1
                     hidden[index] = 1
         if not counts:
             return Redacted(text)
-        masked = "".join(_mask(seen[i]) if hide else text[i] for i, hide in enumerate(hidden))
-        bare = not any(_mask(seen[i]) != text[i] and not hide for i, hide in enumerate(hidden))
+        masked = "".join(_mask(text[i]) if hide else text[i] for i, hide in enumerate(hidden))
+        bare = not any(_mask(text[i]) != text[i] and not hide for i, hide in enumerate(hidden))
         return Redacted(masked, dict(counts), bare)
 
     def prompt(self, prompt: Prompt) -> Prompt:
@@ -134,6 +137,7 @@ def read_terms(paths: Iterable[Path]) -> list[str]:
 def _mask(character: str) -> str:
     if character.isdigit():
         return "0"
-    if character.isascii():
-        return "X" if character.isalpha() else character
+    narrow = character.translate(_NARROW)
+    if narrow.isascii():
+        return "X" if narrow.isalpha() else character
     return "某" if character.isalpha() or character.isnumeric() else character
