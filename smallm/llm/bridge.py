@@ -252,7 +252,7 @@ class Bridge:
         records = self._store.records(question.keys)
         refused: dict[int, Reason] = {}
         for candidate in question.candidates:
-            record = records.get(candidate.request.key)
+            record = records.get(candidate.key)
             if record is None:
                 continue
             reason = record.outcome

@@ -11,7 +11,7 @@ from smallm.llm.demonstrations import NearestDemonstrations
 from smallm.llm.prompt import Prompt
 from smallm.llm.reading import reader
 from smallm.llm.redact import Redactor, read_terms
-from smallm.llm.request import RECORDED, Request, ask
+from smallm.llm.request import RECORDED, Asking, Request, asking
 from smallm.llm.response_format import ladder
 from smallm.llm.settings import BridgeSettings
 
@@ -23,7 +23,18 @@ class Candidate:
     """A request and the endpoint (its place in the settings) that it goes to."""
 
     endpoint: int
-    request: Request
+    asking: Asking
+    text: str
+
+    @cached_property
+    def key(self) -> str:
+        """The request's key; a hit needs no more of it."""
+        return self.asking.key(self.text)
+
+    @cached_property
+    def request(self) -> Request:
+        """What would be sent."""
+        return self.asking.request(self.text)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Question:
     @cached_property
     def keys(self) -> list[str]:
         """Keys of all candidates."""
-        return [candidate.request.key for candidate in self.candidates]
+        return [candidate.key for candidate in self.candidates]
 
     @cached_property
     def reader(self) -> str:
@@ -72,9 +83,9 @@ class Questions:
         nearest = self._nearest.get(prompt.domain)
         told = self._redactor.prompt(nearest.choose(prompt, text) if nearest else prompt)
         asked = [
-            Candidate(index, ask(model, told, redacted.text, form))
+            Candidate(index, asking(model, told, form), redacted.text)
             for index, (model, forms) in enumerate(self._endpoints)
             for form in forms
         ]
-        candidates = (*asked, Candidate(IMPORTED, ask(RECORDED, prompt, text)))
+        candidates = (*asked, Candidate(IMPORTED, asking(RECORDED, prompt), text))
         return Question(prompt.domain, prompt.type_names, redacted.text, candidates, redacted.counts, redacted.bare)

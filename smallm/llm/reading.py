@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from smallm.documents import Span
 from smallm.errors import LLMError
@@ -28,5 +29,10 @@ def read_reply(reply: str, text: str, types: Sequence[str]) -> list[Span]:
 
 def reader(types: Sequence[str]) -> str:
     """What derived tags are keyed with beside the request: the parser's version and the order of the types."""
+    return _reader(tuple(types), parse.PARSER_VERSION)
+
+
+@lru_cache(maxsize=256)
+def _reader(types: tuple[str, ...], version: int) -> str:
     ordered = hashlib.sha256("\0".join(types).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{parse.PARSER_VERSION}/{ordered[:16]}"
+    return f"{version}/{ordered[:16]}"

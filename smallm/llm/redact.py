@@ -25,19 +25,20 @@ _LEFT, _RIGHT = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 _DAY = r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领"
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
+# Rules that begin with an alternation look at the first character by themselves: most characters are none of theirs.
 BUILT_IN = {
     "url": r"(?i:https?://|ftp://|www\.)[!-~]+",
     "email": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+",
     "id": rf"{_LEFT}[1-9]\d{{5}}(?:(?:18|19|20)\d{{2}}{_DAY}\d{{3}}[\dXx]|\d{{2}}{_DAY}\d{{3}}){_RIGHT}",
     "phone": (
-        rf"(?:(?<![0-9A-Za-z])|(?<=\+86)|(?<=0086))1[3-9]\d[- ]?\d{{4}}[- ]?\d{{4}}{_RIGHT}"
+        rf"(?=[\d+(])(?:(?:(?<![0-9A-Za-z])|(?<=\+86)|(?<=0086))1[3-9]\d[- ]?\d{{4}}[- ]?\d{{4}}{_RIGHT}"
         rf"|{_LEFT}(?:\+86[- ]?)?[(]?0\d{{2,3}}[)]?[- ]?[2-9]\d{{2,3}}[- ]?\d{{4}}(?:-\d{{1,6}})?{_RIGHT}"
-        rf"|{_LEFT}[48]00[- ]?\d{{3,4}}[- ]?\d{{3,4}}{_RIGHT}"
+        rf"|{_LEFT}[48]00[- ]?\d{{3,4}}[- ]?\d{{3,4}}{_RIGHT})"
     ),
     "ip": (
-        rf"(?<![0-9A-Za-z.]){_OCTET}(?:\.{_OCTET}){{3}}(?::\d{{1,5}})?(?![0-9A-Za-z]|\.\d)"
+        rf"(?=[0-9A-Fa-f:])(?:(?<![0-9A-Za-z.]){_OCTET}(?:\.{_OCTET}){{3}}(?::\d{{1,5}})?(?![0-9A-Za-z]|\.\d)"
         r"|(?<![0-9A-Za-z:])(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}(?![0-9A-Za-z:])"
-        r"|(?<![0-9A-Za-z:])(?=[0-9A-Fa-f:]*::)(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6}(?![0-9A-Za-z:])"
+        r"|(?<![0-9A-Za-z:])(?=[0-9A-Fa-f:]*::)(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6}(?![0-9A-Za-z:]))"
     ),
     "plate": rf"[{_PROVINCES}][A-Za-z][·•. ]?[A-Za-z0-9]{{4,6}}[挂学警港澳领]?{_RIGHT}",
 }
@@ -47,6 +48,7 @@ DICTIONARY, NOT_ALLOWED = "dictionary", "not_allowed"
 _NARROW = {code: code - 0xFEE0 for code in map(ord, "＋－．＠")} | {
     code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code - 0xFEE0).isalnum()
 }
+_WIDE = re.compile("[" + "".join(map(chr, _NARROW)) + "]")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Redactor:
 
     def redact(self, text: str) -> Redacted:
         """Mask `text`; the result has its length."""
-        seen = text.translate(_NARROW)
+        seen = text.translate(_NARROW) if _WIDE.search(text) else text
         counts: Counter[str] = Counter()
         hidden = bytearray(len(text))
         for name, rule in self._rules.items():

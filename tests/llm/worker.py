@@ -47,4 +47,7 @@ def stampede(store: str, url: str, callers: str) -> None:
 
 
 if __name__ == "__main__":
-    {"write": write, "stampede": stampede}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "write":
+        write(*sys.argv[2:])
+    else:
+        stampede(*sys.argv[2:])
