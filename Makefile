@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint proto proto-check clean
+.PHONY: help setup demo test redis lint proto proto-check clean
 
 help:
 	@echo "make demo   the whole path on the sample domain: train, export, serve, ask"
@@ -20,8 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python examples/work_orders/demo.py
 
-test: $(STAMP)
+test: $(STAMP) redis
 	$(BIN)/python -m pytest
+
+redis:  # the tests start one of their own
+	@command -v redis-server >/dev/null || apt-get install -y -qq redis-server >/dev/null
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,13 +27,17 @@ class Entity:
 
 @dataclass(frozen=True)
 class Result:
-    """One text's answer. `llm` is fresh, cached or absent; `llm_reason` says why absent. Times in microseconds."""
+    """One text's answer. `llm` is fresh, cached or absent; `llm_reason` says why absent. Times in microseconds.
+
+    `local_confidence` is the local model's in its own entities, None where the mode had no need of it.
+    """
 
     entities: list[Entity]
     domain: str
     llm: str
     llm_reason: str
     timings: dict[str, int]
+    local_confidence: float | None = None
 
 
 class Client:
@@ -57,7 +61,10 @@ class Client:
         self._channel.close()
 
     def recognize(self, text: str, *, domain: str = "", llm_mode: str = "", min_score: float = 0.0) -> Result:
-        """Entities of one text. `llm_mode` is off, cached_only, wait or '' for the server's. Raises ServerError."""
+        """Entities of one text. Raises ServerError.
+
+        `llm_mode` is off, cached_only, wait, background, when_uncertain or '' for the server's.
+        """
         request = _request(text, domain, llm_mode, min_score)
         try:
             return _result(self._stub.Recognize(request, timeout=self._timeout_s))
@@ -118,7 +125,8 @@ def _result(response: ner_pb2.RecognizeResponse) -> Result:
     ]
     status = _name(ner_pb2.LlmStatus.Name(response.llm.status))
     timings = {field.name: value for field, value in response.timings.ListFields()}
-    return Result(entities, response.domain, status, response.llm.reason, timings)
+    confidence = response.llm.local_confidence if response.llm.HasField("local_confidence") else None
+    return Result(entities, response.domain, status, response.llm.reason, timings, confidence)
 
 
 def _item_error(status: Status) -> ServerError:

@@ -53,7 +53,7 @@ class Command:
 COMMANDS = {
     "recognize": Command("smallm.recognize", "send texts to a server, print entities", ""),
     "serve": Command("smallm_runtime.command", "serve a bundle through gRPC", "cpu"),
-    "llm": Command("smallm.llm.command", "the store of LLM answers: import, stats", "cpu"),
+    "llm": Command("smallm.llm.command", "the store of LLM answers: annotate, import, export", "cpu"),
     "train": Command("smallm_train.command", "train a domain's head on annotated data and LLM answers", "train"),
     "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
     "convert": Command("smallm.convert", "annotated text from one format to another", ""),

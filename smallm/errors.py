@@ -32,11 +32,15 @@ class MissingExtraError(SmallmError):
 
 
 class LLMError(SmallmError):
-    """The LLM could not be asked or its reply not used; `reason` is one of the AbsenceReason names."""
+    """The LLM could not be asked or its reply not used; `reason` is a `smallm.llm.reasons.Reason`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class StoreError(SmallmError):
+    """The store of LLM answers could not be read or written; the message holds no text and no password."""
 
 
 class OverloadedError(SmallmError):

@@ -17,7 +17,7 @@ from smallm.errors import DataError, ServerError
 from smallm.formats import read_documents
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_cyan", "bright_green")
-MODES = ("off", "cached_only", "wait")
+MODES = ("off", "cached_only", "wait", "background", "when_uncertain")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--file", type=Path, help=".txt with one text a line, or .jsonl / .conll documents")
     parser.add_argument("--domain", default="", help="which domain of a server with several")
-    parser.add_argument("--llm-mode", choices=MODES, default="", help="off, cached answers only, or wait for the LLM")
+    parser.add_argument("--llm-mode", choices=MODES, default="", help="how far to go for the LLM's answer")
     parser.add_argument("--min-score", type=float, default=0.0, help="leave out less certain entities (0 to 1)")
     parser.add_argument(
         "--format",

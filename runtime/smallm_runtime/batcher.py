@@ -10,19 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from smallm.errors import OverloadedError
-from smallm.fusion import Entity
-from smallm_runtime.engine import Item
+from smallm_runtime.engine import Item, Recognized
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 0.5
-RecognizeFunction = Callable[[Sequence[Item]], list[list[Entity]]]
+RecognizeFunction = Callable[[Sequence[Item]], list[Recognized]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Entities of one item, and how it fared: seconds queued and in the model, items in its batch."""
+    """What came of one item, and how it fared: seconds queued and in the model, items in its batch."""
 
-    entities: list[Entity]
+    recognized: Recognized
     queue_s: float
     model_s: float
     batch_size: int
@@ -100,8 +99,8 @@ class Batcher:
                 await self._run_batch([one])
             return
         took = time.perf_counter() - begin
-        for one, entities in zip(batch, results, strict=True):
-            _settle(one.future, Outcome(entities, begin - one.since, took, len(batch)))
+        for one, recognized in zip(batch, results, strict=True):
+            _settle(one.future, Outcome(recognized, begin - one.since, took, len(batch)))
 
 
 def _settle(future: asyncio.Future[Outcome], result: Outcome | Exception) -> None:

@@ -7,8 +7,8 @@ import asyncio
 import logging
 from pathlib import Path
 
-from smallm.llm.bridge import Mode
-from smallm.llm.client import KEY_VARIABLE
+from smallm.llm.command import add_settings, read_settings
+from smallm.llm.settings import Mode
 from smallm_runtime.server import Settings, serve
 from smallm_runtime.sessions import PROVIDERS, available_cpus
 
@@ -22,36 +22,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=list(PROVIDERS), default="cpu")
     parser.add_argument(
-        "--answers", type=Path, metavar="STORE", help="SQLite store of LLM answers; made if it is not there"
+        "--answers", metavar="STORE", help="store of LLM answers: SQLite file, made if it is not there, or redis://"
     )
-    parser.add_argument("--llm-url", default="", help=f"OpenAI-compatible base URL; its key comes from {KEY_VARIABLE}")
-    parser.add_argument("--llm-model", default="", help="model name to ask for")
-    parser.add_argument("--llm-timeout", type=float, default=20.0, metavar="S", help="seconds one attempt may take")
+    add_settings(parser)
     parser.add_argument(
         "--llm-mode",
-        type=Mode,
         choices=list(Mode),
-        default=Mode.WAIT,
         metavar="{" + ",".join(Mode) + "}",
-        help="for requests that do not say (default wait)",
+        help="for requests that do not say (default: the configuration's, else wait)",
     )
+    parser.add_argument("--metrics", default="", metavar="HOST:PORT", help="serve metrics for Prometheus there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore", "openai"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = Settings(
         bundle=args.bundle,
         listen=args.listen,
         threads=args.threads,
         device=args.device,
-        answers=args.answers,
-        llm_url=args.llm_url,
-        llm_model=args.llm_model,
-        llm_timeout_s=args.llm_timeout,
-        llm_mode=args.llm_mode,
+        metrics=args.metrics,
+        bridge=read_settings(args, store=args.answers, mode=args.llm_mode),
     )
     host = args.listen.rpartition(":")[0]
     asyncio.run(serve(settings, lambda port: print(f"serving {args.bundle} on {host}:{port}", flush=True)))

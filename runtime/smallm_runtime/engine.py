@@ -25,12 +25,24 @@ MAX_BATCH_TOKENS = 4096  # padded tokens an encoder call; bounds its memory
 
 @dataclass(frozen=True)
 class Item:
-    """One text to recognise. `answer` are the LLM's spans, None if absent; `way` None takes the domain's."""
+    """One text to recognise. `answer` are the LLM's spans, None if absent; `way` None takes the domain's.
+
+    `confidence` asks for the local model's, which costs another run of the head.
+    """
 
     text: str
     domain: str = ""
     answer: Sequence[Span] | None = None
     way: Way | None = None
+    confidence: bool = False
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A text's entities, and the local model's confidence in its own if it was asked for."""
+
+    entities: list[Entity]
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class _Head:
     def emissions(self, features: NDArray[np.floating], votes: Array) -> Array:
         scores: Array = self.session.run(None, head_inputs(features, votes))[0][0]
         return scores
+
+    def confidence(self, features: NDArray[np.floating]) -> float:
+        if not len(features):
+            return 1.0
+        unasked = np.zeros((len(features), self.decoder.labels.num_tags), dtype=np.float32)
+        return self.decoder.confidence(self.emissions(features, unasked))
 
 
 class Engine:
@@ -90,11 +108,18 @@ class Engine:
 
     def recognize(self, items: Sequence[Item]) -> list[list[Entity]]:
         """Entities of each item, ascending; items may mix domains. Raises UnknownDomainError."""
+        return [recognized.entities for recognized in self.run(items)]
+
+    def run(self, items: Sequence[Item]) -> list[Recognized]:
+        """As `recognize`, with confidences. Raises UnknownDomainError."""
         heads = [self._heads[self.domain(item.domain)] for item in items]
         tokens = self._tokenizer.encode_batch([item.text for item in items])
         features = self._features(tokens)
         return [
-            recognize(states, encoded.offsets, item.answer, head.emissions, head.decoder, item.way or head.way)
+            Recognized(
+                recognize(states, encoded.offsets, item.answer, head.emissions, head.decoder, item.way or head.way),
+                head.confidence(states) if item.confidence else None,
+            )
             for item, head, encoded, states in zip(items, heads, tokens, features, strict=True)
         ]
 

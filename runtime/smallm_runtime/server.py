@@ -16,15 +16,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from smallm.errors import ArtifactError, InvalidRequestError
-from smallm.llm.bridge import Bridge, Mode
-from smallm.llm.client import Endpoint, LLMClient
-from smallm.llm.request import RECORDED, Model
-from smallm.llm.store import AnswerStore
+from smallm.errors import ArtifactError
+from smallm.llm.bridge import Bridge
+from smallm.llm.settings import BridgeSettings
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from smallm_runtime.batcher import Batcher
 from smallm_runtime.engine import Engine, Item
 from smallm_runtime.interceptor import ErrorInterceptor
+from smallm_runtime.metrics import serve_metrics
 from smallm_runtime.service import NerService
 
 _log = logging.getLogger(__name__)
@@ -42,15 +41,8 @@ class Settings:
     listen: str = "127.0.0.1:50051"
     threads: int | None = None
     device: str = "cpu"
-    answers: Path | None = None
-    llm_url: str = ""
-    llm_model: str = ""
-    llm_timeout_s: float = 20.0
-    llm_mode: Mode = Mode.WAIT
-
-    def __post_init__(self) -> None:
-        if bool(self.llm_url) != bool(self.llm_model):
-            raise InvalidRequestError("--llm-url", "give --llm-url and --llm-model together")
+    metrics: str = ""  # HOST:PORT for Prometheus
+    bridge: BridgeSettings = BridgeSettings()
 
 
 @asynccontextmanager
@@ -58,15 +50,16 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     """Serve inside the block; yields the port. Raises ArtifactError for a bad bundle, store or address."""
     engine = await asyncio.to_thread(Engine.load, settings.bundle, settings.threads, settings.device)
     await asyncio.to_thread(_warm_up, engine)
-    bridge = _bridge(settings)
-    batcher = Batcher(engine.recognize)
+    bridge = await asyncio.to_thread(Bridge, settings.bridge)
+    batcher = Batcher(engine.run)
     # Without this a second server on the same port starts quietly and takes half of the calls.
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
-    ner_pb2_grpc.add_NerServiceServicer_to_server(NerService(engine, batcher, bridge, settings.llm_mode), server)
+    ner_pb2_grpc.add_NerServiceServicer_to_server(NerService(engine, batcher, bridge), server)
     checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, settings.listen)
+    stop_metrics = serve_metrics(settings.metrics, bridge.metrics) if settings.metrics else None
     await _set_health(checks, _NOT_SERVING)  # grpc's servicer starts as SERVING
     await server.start()
     batcher.start()
@@ -78,6 +71,9 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         await server.stop(GRACE_S)
         await batcher.close()
         await bridge.close()
+        if stop_metrics is not None:
+            stop_metrics()
+        _log.info("the LLM was needed for %s", bridge.metrics.share_asked())
 
 
 async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
@@ -100,13 +96,6 @@ def _warm_up(engine: Engine) -> None:
         prompt = engine.prompt(name)
         if prompt is not None:
             prompt.messages("预热")
-
-
-def _bridge(settings: Settings) -> Bridge:
-    store = AnswerStore(settings.answers) if settings.answers else None
-    client = LLMClient(Endpoint(settings.llm_url, settings.llm_timeout_s)) if settings.llm_url else None
-    models = [Model(settings.llm_url, settings.llm_model)] if client else []
-    return Bridge([*models, *([RECORDED] if store else [])], store, client)
 
 
 def _bind(server: grpc.aio.Server, address: str) -> int:

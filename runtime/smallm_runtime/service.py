@@ -9,7 +9,8 @@ from typing import Any
 
 from smallm.errors import InvalidRequestError
 from smallm.fusion import Entity
-from smallm.llm.bridge import Answer, Bridge, Mode
+from smallm.llm.bridge import Answer, Bridge
+from smallm.llm.settings import Mode
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from smallm_runtime.batcher import Batcher, Outcome
 from smallm_runtime.engine import Engine, Item
@@ -22,18 +23,20 @@ _MODES = {
     ner_pb2.LLM_MODE_OFF: Mode.OFF,
     ner_pb2.LLM_MODE_CACHED_ONLY: Mode.CACHED_ONLY,
     ner_pb2.LLM_MODE_WAIT: Mode.WAIT,
+    ner_pb2.LLM_MODE_BACKGROUND: Mode.BACKGROUND,
+    ner_pb2.LLM_MODE_WHEN_UNCERTAIN: Mode.WHEN_UNCERTAIN,
 }
 
 
 class NerService(ner_pb2_grpc.NerServiceServicer):
     """See proto/smallm/ner/v1/ner.proto."""
 
-    def __init__(self, engine: Engine, batcher: Batcher, bridge: Bridge, default_mode: Mode) -> None:
-        self._engine, self._batcher, self._bridge, self._default_mode = engine, batcher, bridge, default_mode
+    def __init__(self, engine: Engine, batcher: Batcher, bridge: Bridge) -> None:
+        self._engine, self._batcher, self._bridge = engine, batcher, bridge
 
     async def Recognize(self, request: ner_pb2.RecognizeRequest, context: Any) -> ner_pb2.RecognizeResponse:  # noqa: N802
         """One text."""
-        return await self._recognize(request, "")
+        return await self._recognize(request, "", context)
 
     async def BatchRecognize(  # noqa: N802
         self, request: ner_pb2.BatchRecognizeRequest, context: Any
@@ -41,7 +44,7 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
         """Several texts, each with its own fate."""
         if len(request.items) > MAX_BATCH:
             raise InvalidRequestError("items", f"{len(request.items)} items; at most {MAX_BATCH} a call")
-        items = (self._item(item, f"items[{index}].") for index, item in enumerate(request.items))
+        items = (self._item(item, f"items[{index}].", context) for index, item in enumerate(request.items))
         return ner_pb2.BatchRecognizeResponse(items=await asyncio.gather(*items))
 
     async def StreamRecognize(  # noqa: N802
@@ -60,7 +63,7 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
                     request = following.result()
                     following = None
                     if request is not None:
-                        running.add(asyncio.create_task(self._stream_item(request)))
+                        running.add(asyncio.create_task(self._stream_item(request, context)))
                         following = asyncio.ensure_future(anext(requests, None))
                 for task in done:
                     running.discard(task)
@@ -79,32 +82,50 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
             ]
         )
 
-    async def _stream_item(self, request: ner_pb2.StreamRecognizeRequest) -> ner_pb2.StreamRecognizeResponse:
-        item = await self._item(request.request, "request.")
+    async def _stream_item(
+        self, request: ner_pb2.StreamRecognizeRequest, context: Any
+    ) -> ner_pb2.StreamRecognizeResponse:
+        item = await self._item(request.request, "request.", context)
         if item.HasField("error"):
             return ner_pb2.StreamRecognizeResponse(id=request.id, error=item.error)
         return ner_pb2.StreamRecognizeResponse(id=request.id, response=item.response)
 
-    async def _item(self, request: ner_pb2.RecognizeRequest, path: str) -> ner_pb2.BatchItem:
+    async def _item(self, request: ner_pb2.RecognizeRequest, path: str, context: Any) -> ner_pb2.BatchItem:
         try:
-            return ner_pb2.BatchItem(response=await self._recognize(request, path))
+            return ner_pb2.BatchItem(response=await self._recognize(request, path, context))
         except Exception as error:
             return ner_pb2.BatchItem(error=to_status(error))
 
-    async def _recognize(self, request: ner_pb2.RecognizeRequest, path: str) -> ner_pb2.RecognizeResponse:
+    async def _recognize(self, request: ner_pb2.RecognizeRequest, path: str, context: Any) -> ner_pb2.RecognizeResponse:
         begin = time.perf_counter()
         mode = self._checked(request, path)
         domain = self._engine.domain(request.domain)
-        answer = await self._bridge.answer(self._engine.prompt(domain), request.text, mode)
+        local: Outcome | None = None  # at hand if the bridge had to know how certain the local model is
+
+        async def confidence() -> float:
+            nonlocal local
+            local = await self._batcher.submit(Item(request.text, domain, confidence=True))
+            assert local.recognized.confidence is not None
+            return local.recognized.confidence
+
+        prompt, left_s = self._engine.prompt(domain), self._left_s(context)
+        answer = await self._bridge.answer(prompt, request.text, mode, left_s, confidence)
         answered = time.perf_counter()
-        outcome = await self._batcher.submit(Item(request.text, domain, answer.spans))
-        kept = [entity for entity in outcome.entities if entity.score >= request.min_score]
+        outcome = local
+        if outcome is None or answer.spans is not None:
+            outcome = await self._batcher.submit(Item(request.text, domain, answer.spans))
+        kept = [entity for entity in outcome.recognized.entities if entity.score >= request.min_score]
         return ner_pb2.RecognizeResponse(
             entities=[_entity(entity, request.text) for entity in kept],
-            llm=_llm_part(answer),
+            llm=_llm_part(answer, local.recognized.confidence if local else None),
             timings=_timings(begin, answered, outcome),
             domain=domain,
         )
+
+    def _left_s(self, context: Any) -> float | None:
+        """Seconds the LLM may take of the caller's deadline; the local model needs the rest."""
+        remaining: float | None = context.time_remaining()
+        return None if remaining is None else max(0.0, remaining - self._bridge.settings.reserve_s)
 
     def _checked(self, request: ner_pb2.RecognizeRequest, path: str) -> Mode:
         if len(request.text) > MAX_TEXT:
@@ -112,7 +133,7 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
         if not 0.0 <= request.min_score <= 1.0:
             raise InvalidRequestError(f"{path}min_score", "must lie between 0 and 1")
         if request.llm_mode == ner_pb2.LLM_MODE_UNSPECIFIED:
-            return self._default_mode
+            return self._bridge.settings.mode
         if request.llm_mode not in _MODES:
             raise InvalidRequestError(f"{path}llm_mode", f"unknown value {request.llm_mode}")
         return _MODES[request.llm_mode]
@@ -130,9 +151,9 @@ def _entity(entity: Entity, text: str) -> ner_pb2.Entity:
     )
 
 
-def _llm_part(answer: Answer) -> ner_pb2.LlmPart:
+def _llm_part(answer: Answer, confidence: float | None) -> ner_pb2.LlmPart:
     status = ner_pb2.LlmStatus.Value(f"LLM_STATUS_{answer.status.name}")
-    return ner_pb2.LlmPart(status=status, reason=answer.reason or "")
+    return ner_pb2.LlmPart(status=status, reason=answer.reason or "", local_confidence=confidence)
 
 
 def _timings(begin: float, answered: float, outcome: Outcome) -> ner_pb2.Timings:

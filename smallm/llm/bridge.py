@@ -1,34 +1,33 @@
-"""The bridge a server holds: remembered answer, else the LLM's, else absent with the reason. Never raises."""
+"""The bridge a server holds: remembered answer, else the LLM's, else absent with the reason."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from smallm.documents import Span
-from smallm.errors import LLMError
-from smallm.llm.align import align
-from smallm.llm.client import LLMClient
-from smallm.llm.parse import parse_reply
+from smallm.errors import LLMError, SmallmError, StoreError
+from smallm.llm.asker import Asker, Flight
+from smallm.llm.metrics import Metrics
 from smallm.llm.prompt import Prompt
+from smallm.llm.question import Question, Questions
 from smallm.llm.reasons import Reason
-from smallm.llm.request import Model, Request, ask
-from smallm.llm.store import AnswerStore
+from smallm.llm.settings import BridgeSettings, Mode
+from smallm.llm.store import AnswerStore, open_store
 
 _log = logging.getLogger(__name__)
-CONCURRENT = 8  # questions open at the LLM at once; a batch of texts is no reason for a burst of 429s
-
-
-class Mode(StrEnum):
-    """How far to go for an answer."""
-
-    OFF = "off"
-    CACHED_ONLY = "cached_only"
-    WAIT = "wait"
+LEASE_S = 10.0  # how long others wait for a process that died while it asked
+POLL_S = 0.05
+BACKGROUND_S = 600.0
+CLOSE_S = 5.0
+_THREADS = 8  # for the store, whose calls may block
+Confidence = Callable[[], Awaitable[float]]
 
 
 class Status(StrEnum):
@@ -53,74 +52,220 @@ def absent(reason: Reason) -> Answer:
     return Answer(Status.ABSENT, None, reason)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the store knows: spans, or by endpoint why its last reply was no answer."""
+
+    spans: list[Span] | None = None
+    refused: Mapping[int, Reason] = field(default_factory=dict)
+
+
+class _Running(Flight):
+    task: asyncio.Task[Answer]
+
+
 class Bridge:
-    """Looks into the store first; equal questions that run at the same time ask the LLM once."""
+    """Looks into the store first. Equal questions at the same time, in any process on the store, ask the LLM once."""
 
-    def __init__(self, models: Sequence[Model], store: AnswerStore | None, client: LLMClient | None) -> None:
-        """`models` are tried in order in the store; the first is the one `client` asks."""
-        self._models, self._store, self._client = models, store, client
-        self._running: dict[str, asyncio.Task[Answer]] = {}
-        self._slots = asyncio.Semaphore(CONCURRENT)
+    def __init__(self, settings: BridgeSettings, store: AnswerStore | None = None) -> None:
+        """Owns `store`, by default the one of the settings. Raises ArtifactError, DataError."""
+        self.settings, self.metrics = settings, Metrics()
+        self._questions = Questions(settings)
+        self._store = store or open_store(settings.store, settings.memory.max_megabytes << 20)
+        self._configured = bool(settings.endpoint or settings.store or store)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer-store")
+        self.asker = Asker(settings, self._store, self.metrics, self._run)
+        self._flights: dict[str, _Running] = {}
 
-    async def answer(self, prompt: Prompt | None, text: str, mode: Mode) -> Answer:
-        """The LLM's spans for `text`. Trouble of any kind is an absent answer."""
+    async def answer(
+        self,
+        prompt: Prompt | None,
+        text: str,
+        mode: Mode | None = None,
+        timeout_s: float | None = None,
+        confidence: Confidence | None = None,
+    ) -> Answer:
+        """The LLM's spans for `text` within `timeout_s`. Trouble of any kind is an absent answer.
+
+        `mode` None is the settings'. WHEN_UNCERTAIN calls `confidence` for the local model's if there is no
+        remembered answer; what that raises is passed on.
+        """
+        mode = mode or self.settings.mode
+        self.metrics.requests.labels(mode).inc()
+        try:
+            answer = await self._answer(prompt, text, mode, timeout_s, confidence)
+        except SmallmError:
+            raise
+        except Exception as error:  # a fault of ours; its message may hold the text
+            _log.error("the bridge failed: %s", type(error).__name__)
+            answer = absent(Reason.UNAVAILABLE)
+        self.metrics.answers.labels(answer.reason or answer.status).inc()
+        return answer
+
+    async def unanswered(self, prompt: Prompt, text: str) -> Question | None:
+        """The question that would have to be asked for `text`; None if nothing would be."""
+        if prompt.is_demonstration(text):
+            return None
+        question = self._questions.about(prompt, text)
+        return None if question.bare or self._settled(await self._look(question)) else question
+
+    async def close(self) -> None:
+        """Let running questions come to an end for a while, then close connections and store."""
+        tasks = [flight.task for flight in self._flights.values()]
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=CLOSE_S)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        await self.asker.close()
+        try:
+            await self._run(self._store.close)
+        except StoreError as error:
+            _log.warning("the answer store did not close well (%s)", error)
+        self._threads.shutdown()
+
+    async def _answer(
+        self, prompt: Prompt | None, text: str, mode: Mode, timeout_s: float | None, confidence: Confidence | None
+    ) -> Answer:
         if mode is Mode.OFF:
             return absent(Reason.OFF)
-        if prompt is None or not self._models:
+        if prompt is None or not self._configured:
             return absent(Reason.NOT_CONFIGURED)
         if prompt.is_demonstration(text):
             return absent(Reason.DEMONSTRATION)
+        wait_s = self.settings.wait_s if timeout_s is None else min(timeout_s, self.settings.wait_s)
+        deadline = asyncio.get_running_loop().time() + wait_s
+        question = self._questions.about(prompt, text)
         try:
-            remembered = await asyncio.to_thread(self._remembered, prompt, text)
-        except LLMError as error:
-            return absent(Reason(error.reason))
-        if remembered is not None:
-            return Answer(Status.CACHED, remembered)
+            async with asyncio.timeout_at(deadline):
+                known = await self._look(question)
+        except TimeoutError:
+            return absent(Reason.TIMEOUT)
+        settled = self._settled(known)
+        if settled is not None:
+            return settled
         if mode is Mode.CACHED_ONLY:
             return absent(Reason.NOT_CACHED)
-        if self._client is None:
-            return absent(Reason.NOT_CONFIGURED if self._store is None else Reason.NOT_CACHED)
-        return await self._single_flight(self._client, ask(self._models[0], prompt, text), prompt, text)
+        if question.bare:
+            return absent(Reason.PRIVACY)
+        if mode is Mode.WHEN_UNCERTAIN and confidence and await confidence() >= self.settings.threshold:
+            return absent(Reason.CERTAIN)
+        if mode is Mode.BACKGROUND:
+            return self._in_background(question)
+        return await self._wait(question, deadline)
 
-    async def close(self) -> None:
-        """Wait for running questions, then close client and store."""
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-        if self._client is not None:
-            await self._client.close()
-        if self._store is not None:
-            self._store.close()
+    def _settled(self, known: _Known) -> Answer | None:
+        """The answer if what is known leaves nothing to ask."""
+        if known.spans is not None:
+            return Answer(Status.CACHED, known.spans)
+        if all(line.index in known.refused for line in self.asker.lines):
+            return absent(next(iter(known.refused.values()), Reason.NOT_CACHED))
+        return None
 
-    def _remembered(self, prompt: Prompt, text: str) -> list[Span] | None:
-        if self._store is None:
-            return None
+    def _in_background(self, question: Question) -> Answer:
+        if len(self._flights) >= self.settings.limits.background_queue:
+            return absent(Reason.BUSY)
+        self.metrics.asked.inc()
+        self._join(question, asyncio.get_running_loop().time() + BACKGROUND_S)
+        return absent(Reason.BACKGROUND)
+
+    async def _wait(self, question: Question, deadline: float) -> Answer:
+        self.metrics.asked.inc()
+        task = self._join(question, deadline)
         try:
-            found = (self._store.spans(ask(model, prompt, text), prompt, text) for model in self._models)
-            return next((spans for spans in found if spans is not None), None)
-        except sqlite3.Error as error:
-            _log.warning("the answer store cannot be read (%s); going on without it", error)
-            return None
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(task)  # one caller's end does not take the answer from the others
+        except TimeoutError:
+            return absent(Reason.TIMEOUT)
 
-    async def _single_flight(self, client: LLMClient, request: Request, prompt: Prompt, text: str) -> Answer:
-        key = request.key
-        task = self._running.get(key)
-        if task is None:
-            task = asyncio.create_task(self._ask(client, request, prompt, text))
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)  # one caller's cancellation does not take the answer from the others
+    def _join(self, question: Question, deadline: float) -> asyncio.Task[Answer]:
+        key = question.keys[0]
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Running(deadline)
+            flight.task = asyncio.create_task(self._fly(question, flight))
+            flight.task.add_done_callback(lambda _: self._flights.pop(key, None))
+        else:
+            self.metrics.coalesced.labels("process").inc()
+            flight.deadline = max(flight.deadline, deadline)
+        return flight.task
 
-    async def _ask(self, client: LLMClient, request: Request, prompt: Prompt, text: str) -> Answer:
+    async def _fly(self, question: Question, flight: Flight) -> Answer:
+        """Ask, unless another process does so already; then wait for what it finds."""
+        name, owner = f"question/{question.keys[0]}", uuid.uuid4().hex
         try:
-            async with self._slots:
-                reply = await client.ask(request)
-            return Answer(Status.FRESH, await asyncio.to_thread(self._keep, request, prompt, text, reply))
+            waited = False
+            while not await self._claim(name, owner):
+                if not waited:
+                    self.metrics.coalesced.labels("store").inc()
+                waited = True
+                if flight.left_s <= 0:
+                    return absent(Reason.TIMEOUT)
+                await asyncio.sleep(POLL_S)
+                settled = self._settled(await self._look(question))
+                if settled is not None:
+                    return settled
+            renewal = asyncio.create_task(self._renew(name, owner))
+            try:
+                known = await self._look(question)  # another process may have finished just before the claim
+                settled = self._settled(known)
+                if settled is not None:
+                    return settled
+                derived = await self.asker.ask(question, known.refused, flight)
+                return Answer(Status.FRESH, derived.spans(question.types))
+            finally:
+                renewal.cancel()
+                await self._release(name, owner)
         except LLMError as error:
             return absent(Reason(error.reason))
 
-    def _keep(self, request: Request, prompt: Prompt, text: str, reply: str) -> list[Span]:
-        if self._store is not None:
-            try:
-                return self._store.add(request, prompt, text, reply)
-            except sqlite3.Error as error:
-                _log.warning("an answer cannot be stored (%s); it is used and forgotten", error)
-        return align(parse_reply(reply), text, [type_.name for type_ in prompt.types])
+    async def _claim(self, name: str, owner: str) -> bool:
+        try:
+            return bool(await self._run(self._store.claim, name, owner, LEASE_S))
+        except StoreError as error:
+            _log.warning("other processes cannot be told what is being asked (%s)", error)
+            return True
+
+    async def _renew(self, name: str, owner: str) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            await self._claim(name, owner)
+
+    async def _release(self, name: str, owner: str) -> None:
+        try:
+            await self._run(self._store.release, name, owner)
+        except StoreError:
+            _log.warning("a claim was not given back; it ends by itself in %.0f s", LEASE_S)
+
+    async def _look(self, question: Question) -> _Known:
+        try:
+            known: _Known = await self._run(self._read, question)
+            return known
+        except StoreError as error:
+            _log.warning("going on without remembered answers (%s)", error)
+            return _Known()
+
+    def _read(self, question: Question) -> _Known:
+        derived = self._store.tags(question.keys, question.reader)
+        if derived is not None:
+            return _Known(derived.spans(question.types))
+        records = self._store.records(question.keys)
+        refused: dict[int, Reason] = {}
+        for candidate in question.candidates:
+            record = records.get(candidate.key)
+            if record is None:
+                continue
+            reason = record.outcome
+            if reason is None:
+                try:
+                    derived = record.derive()
+                except LLMError as error:
+                    reason = Reason(error.reason)
+                else:
+                    self._store.derive(record.key, derived)
+                    return _Known(derived.spans(question.types))
+            refused.setdefault(candidate.endpoint, reason)
+        return _Known(None, refused)
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

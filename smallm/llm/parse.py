@@ -13,7 +13,7 @@ from typing import Any
 
 from smallm.errors import LLMError
 
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 _TEXT_KEYS = ("W", "w", "text", "entity", "word", "mention", "span")
 _TYPE_KEYS = ("L", "l", "label", "type", "category")
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -34,20 +34,35 @@ def parse_reply(reply: str) -> list[Mention]:
 
     Survives code fences, prose around the JSON, single quotes, trailing commas, wrapper objects and
     arrays cut off in the middle (complete items are kept). Runs in time linear in the reply's length.
+    What a model thinks aloud before it answers (`<think>`) is not the answer.
     Raises LLMError("unparsable") if there is no answer in it: that is not the same as no entities.
     """
-    whole = _loads(_unfenced(reply[:_LONGEST_REPLY]))
+    reply = answer_part(reply)
+    whole = _loads(_unfenced(reply))
     if whole is not None:
         found = _mentions(whole)
         if found is not None:
             return found
-    items = [_loads(match.group()) for match in _OBJECT.finditer(reply[:_LONGEST_REPLY])]
+    items = [_loads(match.group()) for match in _OBJECT.finditer(reply)]
     mentions = [mention for item in items if isinstance(item, dict) and (mention := _mention(item))]
     if mentions:
         return mentions
     if _EMPTY.search(reply):
         return []
     raise LLMError("unparsable", f"the LLM's reply of {len(reply)} characters holds no JSON array of entities")
+
+
+def answer_part(reply: str) -> str:
+    """The reply without its thoughts, cut to a length that can be parsed."""
+    return reply[:_LONGEST_REPLY].rpartition("</think>")[2]
+
+
+def ends_early(reply: str) -> bool:
+    """Whether a JSON answer was begun and not ended."""
+    part = answer_part(reply).strip()
+    fenced = part.startswith("```")
+    body = part.partition("\n")[2].strip() if fenced else part
+    return body.startswith(("[", "{")) and not body.rstrip("` \n").endswith(("]", "}")) and _loads(body) is None
 
 
 def _unfenced(reply: str) -> str:

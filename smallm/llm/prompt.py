@@ -14,6 +14,7 @@ from typing import Any
 from smallm.errors import DataError
 
 TEMPLATE_VERSION = "v1"
+WRAPPED = '\n只输出一个 JSON 对象，上述数组放在它的 entities 字段中：{"entities": [...]}'
 Message = dict[str, str]
 
 
@@ -69,20 +70,32 @@ class Prompt:
         value: dict[str, Any] = {"domain": self.domain, "types": types, "demonstrations": shown}
         return value | ({"system": self.system} if self.system else {})
 
-    def messages(self, text: str) -> list[Message]:
-        """The rendered chat: system, one user/assistant turn a demonstration, then `text`."""
-        turns = [{"role": "system", "content": self.system or self._render()}]
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """The types by name, in the order told."""
+        return tuple(type_.name for type_ in self.types)
+
+    def messages(self, text: str, *, wrapped: bool = False) -> list[Message]:
+        """The rendered chat: system, one user/assistant turn a demonstration, then `text`.
+
+        `wrapped` asks for an object around the array, for endpoints whose JSON mode knows objects only.
+        """
+        told = (self.system or _render(TEMPLATE_VERSION, self.domain, self.types)) + (WRAPPED if wrapped else "")
+        turns = [{"role": "system", "content": told}]
         for shown in self.demonstrations:
             turns.append({"role": "user", "content": shown.text})
-            turns.append({"role": "assistant", "content": shown.answer})
+            answer = f'{{"entities": {shown.answer}}}' if wrapped else shown.answer
+            turns.append({"role": "assistant", "content": answer})
         return [*turns, {"role": "user", "content": text}]
 
     def is_demonstration(self, text: str) -> bool:
         """Whether `text` is shown with its answer; the LLM would only repeat it."""
         return any(shown.text == text for shown in self.demonstrations)
 
-    def _render(self) -> str:
-        return str(_template(TEMPLATE_VERSION).render(domain=self.domain, types=self.types)).strip()
+
+@lru_cache(maxsize=256)
+def _render(version: str, domain: str, types: tuple[EntityType, ...]) -> str:
+    return str(_template(version).render(domain=domain, types=types)).strip()
 
 
 @lru_cache

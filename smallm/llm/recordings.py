@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smallm.documents import Span
 from smallm.errors import DataError, LLMError
-from smallm.llm.align import align
-from smallm.llm.parse import parse_reply
 from smallm.llm.prompt import Prompt
+from smallm.llm.reading import read_reply
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,12 @@ def read_answers(path: Path, prompt_path: Path | None = None, fallback: Prompt |
 
 
 def read_replies(path: Path) -> dict[str, str]:
-    """Raw replies by text. Raises DataError naming the file, line and field."""
-    replies: dict[str, str] = {}
+    """Raw replies by text; the last line of a text counts. Raises DataError naming the file, line and field."""
+    return {line["text"]: line["response"] for _, line in read_lines(path)}
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a recording with their line numbers, `text` and `response` checked. Raises DataError."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a reply
     except FileNotFoundError:
@@ -63,13 +67,12 @@ def read_replies(path: Path) -> dict[str, str]:
         for field in ("text", "response"):
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 raise DataError("missing or not a string", source=str(path), line=number, field=field)
-        replies[record["text"]] = record["response"]
-    return replies
+        yield number, record
 
 
 def answered_spans(reply: str, text: str, types: Sequence[str]) -> list[Span] | None:
     """The spans of one raw reply; None if it cannot be parsed."""
     try:
-        return align(parse_reply(reply), text, types)
+        return read_reply(reply, text, types)
     except LLMError:
         return None

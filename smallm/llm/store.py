@@ -1,121 +1,182 @@
-"""Remembered LLM answers in SQLite: the raw reply under an exact key, what a parser made of it beside it.
+"""What a store of LLM answers is, whatever keeps it.
 
-Raw replies are kept for good; parsed tags belong to a parser version and are made again when that
-changes. A reply that does not parse is kept raw and never gets tags. Processes share the file (WAL).
+Three things that replicas have to share: the raw replies and the tags derived from them, claims (who
+is asking just now), and counters (what was spent). `open_store` chooses SQLite or Redis by the address.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from smallm.alignment import spans_to_tags
 from smallm.documents import Span
-from smallm.errors import ArtifactError
 from smallm.labels import LabelSet
-from smallm.llm.align import align
-from smallm.llm.parse import PARSER_VERSION, parse_reply
-from smallm.llm.prompt import Prompt
-from smallm.llm.request import Request
+from smallm.llm import compact
+from smallm.llm.reading import read_reply, reader
+from smallm.llm.reasons import Reason
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY, domain TEXT NOT NULL, model TEXT NOT NULL, reply TEXT NOT NULL, created REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tags (
-    key TEXT NOT NULL REFERENCES replies (key) ON DELETE CASCADE, parser INTEGER NOT NULL, spans TEXT NOT NULL,
-    tags TEXT NOT NULL, PRIMARY KEY (key, parser)
-) WITHOUT ROWID;
-"""
+MAX_BYTES = 1 << 30
+_TOUCHES = 256  # uses noted before they are written down
+_SOON_S, _REMEMBERED = 60.0, 1 << 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """A raw reply and how it came about. `text` is the text as it was sent, redacted if it was.
+
+    `outcome` is empty for a usable reply, else why it is none. Times are seconds since 1970;
+    `expires` 0 is never. `latency_s` is 0 where unknown.
+    """
+
+    key: str
+    domain: str
+    provider: str
+    model: str
+    text: str
+    types: tuple[str, ...]
+    reply: str
+    outcome: Reason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_s: float = 0.0
+    created: float = field(default_factory=time.time)
+    expires: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes it is counted with."""
+        return len(self.reply.encode("utf-8", "replace")) + 4 * len(self.text) + 400
+
+    def expired(self, now: float) -> bool:
+        """Whether it may no longer be used."""
+        return bool(self.expires) and self.expires <= now
+
+    def derive(self) -> Derived:
+        """Its tags under this parser version. Raises LLMError if it is no usable answer."""
+        spans = read_reply(self.reply, self.text, self.types)
+        packed = compact.encode(spans, len(self.text), LabelSet(self.types))
+        return Derived(reader(self.types), packed, self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Tags made of a reply (see `compact`), keyed with their `reader`."""
+
+    reader: str
+    tags: bytes
+    expires: float = 0.0
+
+    def spans(self, types: Sequence[str]) -> list[Span]:
+        """The spans they stand for."""
+        return compact.decode(self.tags, LabelSet(tuple(types)))
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """An amount for a counter that lives `ttl_s` seconds after its last change.
+
+    Refused if the counter, plus `weight` of the counter `previous`, would pass `limit` (None: never).
+    """
+
+    name: str
+    amount: int
+    ttl_s: float
+    limit: float | None = None
+    previous: str = ""
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What a store holds: replies, those this parser version made tags of, by domain."""
+    """What a store holds: replies in all, those with tags, those that are no answer, by reason and by domain."""
 
     replies: int
-    parsed: int
+    derived: int
+    bytes: int
     by_domain: dict[str, int]
+    by_outcome: dict[str, int]
 
 
-class AnswerStore:
-    """Open or create the store at `path`. Raises ArtifactError if it is no store."""
+class AnswerStore(Protocol):
+    """Shared between threads and processes. Every method raises StoreError if the store fails."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        try:
-            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise ArtifactError(f"{path}: cannot be used as an answer store ({error})") from None
+    def tags(self, keys: Sequence[str], reader: str) -> Derived | None:
+        """Unexpired tags of the first of `keys` that has some; counts as a use of it."""
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
+    def records(self, keys: Sequence[str]) -> dict[str, Record]:
+        """Unexpired records by key."""
 
-    def spans(self, request: Request, prompt: Prompt, text: str) -> list[Span] | None:
-        """The remembered spans for `request`, parsed now if this parser version has not yet; None if unknown.
+    def put(self, entries: Iterable[tuple[Record, Derived | None]]) -> int:
+        """Keep records with their tags, all or none of one call; how many.
 
-        Raises LLMError("unparsable") if the reply is there but cannot be parsed.
+        A usable record stays until it expires; one that expired or is no answer gives way.
         """
-        with self._lock:
-            row = self._db.execute(
-                "SELECT spans FROM tags WHERE key = ? AND parser = ?", (request.key, PARSER_VERSION)
-            ).fetchone()
-            if row is not None:
-                return [Span(*fields) for fields in json.loads(row[0])]
-            row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (request.key,)).fetchone()
-        return None if row is None else self._parse(request, prompt, text, row[0])
 
-    def add(self, request: Request, prompt: Prompt, text: str, reply: str) -> list[Span]:
-        """Keep a raw reply, and its spans. Raises LLMError("unparsable") after keeping the reply."""
-        self.add_replies([(request, reply)], prompt.domain)
-        return self._parse(request, prompt, text, reply)
+    def derive(self, key: str, derived: Derived) -> None:
+        """Keep tags of a record that is there already; it becomes usable if it was not."""
 
-    def add_replies(self, replies: Iterable[tuple[Request, str]], domain: str) -> int:
-        """Keep raw replies in one transaction, all or none; an older reply to a request stays. How many are new."""
-        rows = [(request.key, domain, request.model.name, reply, time.time()) for request, reply in replies]
-        with self._lock:
-            before = self._db.total_changes
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", rows)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            return self._db.total_changes - before
+    def scan(self) -> Iterator[Record]:
+        """Every record, expired ones too, in no order."""
+
+    def purge(self, keys: Iterable[str]) -> int:
+        """Forget records and their tags; how many there were."""
 
     def stats(self) -> Stats:
         """Count what is there."""
+
+    def claim(self, name: str, owner: str, ttl_s: float) -> bool:
+        """Take or renew `name` for `ttl_s` seconds; False while another owner has it."""
+
+    def release(self, name: str, owner: str) -> None:
+        """Give `name` back if `owner` has it."""
+
+    def charge(self, charges: Sequence[Charge]) -> str | None:
+        """Add every amount, or none and the name of the first counter that would pass its limit."""
+
+    def counters(self, names: Sequence[str]) -> list[int]:
+        """What was counted; 0 for a counter that is not there."""
+
+    def close(self) -> None:
+        """Write down what is pending and let go."""
+
+
+class Touches:
+    """Uses noted in memory and written in batches: a read must not cost a write. A crash loses some; no harm.
+
+    A use soon after another of the same key is not noted: eviction need not know the order to the second.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._noted: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+
+    def note(self, key: str, now: float) -> bool:
+        """Note a use; whether it is time to write them down."""
+        if now - self._last.get(key, -_SOON_S) < _SOON_S:
+            return False
         with self._lock:
-            by_domain = dict(self._db.execute("SELECT domain, count(*) FROM replies GROUP BY domain ORDER BY domain"))
-            parsed = self._db.execute("SELECT count(*) FROM tags WHERE parser = ?", (PARSER_VERSION,)).fetchone()[0]
-        return Stats(sum(by_domain.values()), parsed, by_domain)
+            if len(self._last) >= _REMEMBERED:
+                self._last.clear()
+            self._last[key] = self._noted[key] = now
+            return len(self._noted) >= _TOUCHES
 
-    def _parse(self, request: Request, prompt: Prompt, text: str, reply: str) -> list[Span]:
-        types = [type_.name for type_ in prompt.types]
-        spans = align(parse_reply(reply), text, types)
-        row = (request.key, PARSER_VERSION, _json(spans), json.dumps(_tags(spans, text, types), ensure_ascii=False))
+    def take(self) -> dict[str, float]:
+        """What was noted since the last time."""
         with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?)", row)
-        return spans
+            noted, self._noted = self._noted, {}
+            return noted
 
 
-def _json(spans: Sequence[Span]) -> str:
-    return json.dumps([(span.start, span.end, span.type) for span in spans], ensure_ascii=False)
+def open_store(address: str, max_bytes: int = MAX_BYTES) -> AnswerStore:
+    """The store at a file path, at `redis://host:port/db`, or in memory (''). Raises ArtifactError."""
+    if address.startswith(("redis://", "rediss://")):
+        from smallm.llm.redis_store import RedisStore
 
+        return RedisStore(address, max_bytes)
+    from smallm.llm.sqlite_store import SQLiteStore
 
-def _tags(spans: Sequence[Span], text: str, types: Sequence[str]) -> list[str]:
-    """BIO tags, one a code point."""
-    labels = LabelSet(tuple(types))
-    return [labels.tags[tag] for tag in spans_to_tags(spans, [(i, i + 1) for i in range(len(text))], labels)]
+    return SQLiteStore(address, max_bytes)

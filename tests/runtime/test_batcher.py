@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 from smallm_runtime.batcher import Batcher
-from smallm_runtime.engine import Item
+from smallm_runtime.engine import Item, Recognized
 
 from smallm.errors import OverloadedError
-from smallm.fusion import Entity
 
 
 class Engine:
@@ -19,12 +18,12 @@ class Engine:
         self.batches: list[list[str]] = []
         self.release = threading.Event()
 
-    def recognize(self, items: Sequence[Item]) -> list[list[Entity]]:
+    def recognize(self, items: Sequence[Item]) -> list[Recognized]:
         self.release.wait(10)
         self.batches.append([item.text for item in items])
         if any(item.text == "poison" for item in items):
             raise ValueError("poison")
-        return [[] for _ in items]
+        return [Recognized([]) for _ in items]
 
 
 async def queued(batcher: Batcher, texts: Sequence[str]) -> list[asyncio.Task[object]]:

@@ -15,17 +15,18 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from smallm_runtime.engine import Engine, Item
+from smallm_runtime.engine import Engine, Item, Recognized
 from smallm_runtime.server import SERVICE, Settings, running
 
 from smallm.cli import main
 from smallm.client import Client, Result
 from smallm.documents import Span
-from smallm.errors import ArtifactError, InvalidRequestError, ServerError
-from smallm.llm.bridge import Mode
+from smallm.errors import ArtifactError, ServerError
+from smallm.llm.settings import BridgeSettings
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from tests.conftest import SampleDomain
 from tests.fake_llm import FakeLLM, Fault
+from tests.llm.bridges import settings as bridge_settings
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def store(sample: SampleDomain, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def address(bundle_folder: Path, store: Path) -> Iterator[str]:
-    with serving(Settings(bundle_folder, answers=store)) as where:
+    with serving(Settings(bundle_folder, bridge=BridgeSettings(store=str(store)))) as where:
         yield where
 
 
@@ -149,12 +150,13 @@ def test_a_bad_item_fails_alone_in_batch_and_stream(address: str) -> None:
 def test_an_internal_error_shows_neither_path_nor_text(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def explode(self: Engine, items: list[Item]) -> None:
+    def explode(self: Engine, items: list[Item]) -> list[Recognized]:
         if items[0].text != "预热":
             raise RuntimeError(f"/etc/secret {items[0].text}")
+        return [Recognized([]) for _ in items]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "recognize", explode)
+        patch.setattr(Engine, "run", explode)
         with serving(Settings(bundle_folder)) as where, Client(where) as client, pytest.raises(ServerError) as caught:
             client.recognize("客户机密")
     assert caught.value.code == "INTERNAL"
@@ -174,18 +176,13 @@ def test_health_follows_the_server_and_reflection_lists_it(address: str) -> None
 
 
 def test_a_live_llm_answers_is_remembered_and_may_fail(bundle_folder: Path, tmp_path: Path) -> None:
-    def reply(text: str) -> str:
-        return json.dumps([{"W": "泵", "L": "EQUIP"}])
-
-    with FakeLLM(reply) as fake:
-        settings = Settings(
-            bundle_folder, answers=tmp_path / "s", llm_url=fake.url, llm_model="m", llm_timeout_s=2, llm_mode=Mode.WAIT
-        )
+    with FakeLLM() as fake:
+        settings = Settings(bundle_folder, bridge=bridge_settings(fake.url, store=tmp_path / "s"))
         with serving(settings) as where, Client(where) as client:
             first, second = client.recognize("那台泵坏了"), client.recognize("那台泵坏了")
             assert (first.llm, second.llm) == ("fresh", "cached")
             assert spans(first) == spans(second)
-            fake.fault = Fault(status=503, body="{}")
+            fake.script(Fault(status=503, body="{}"))
             down = client.recognize("另一台泵坏了")
             assert (down.llm, down.llm_reason) == ("absent", "unavailable")
             offline = client.recognize("另一台泵坏了", llm_mode="off")
@@ -204,8 +201,8 @@ def test_what_cannot_be_served_is_refused_before_listening(bundle_folder: Path, 
         attempt(Settings(tmp_path))
     with pytest.raises(ArtifactError, match="cannot listen"):
         attempt(Settings(bundle_folder, listen=address))
-    with pytest.raises(InvalidRequestError, match="together"):
-        Settings(bundle_folder, llm_url="http://x")
+    with pytest.raises(ArtifactError, match="HOST:PORT"):
+        attempt(Settings(bundle_folder, metrics="9100"))
 
 
 def test_recognize_prints_one_json_line_a_text_in_order(

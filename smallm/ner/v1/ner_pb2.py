@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smallm/ner/v1/ner.proto\x12\rsmallm.ner.v1\x1a\x17google/rpc/status.proto\"m\n\x10RecognizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12(\n\x08llm_mode\x18\x03 \x01(\x0e\x32\x16.smallm.ner.v1.LlmMode\x12\x11\n\tmin_score\x18\x04 \x01(\x02\"\x9a\x01\n\x11RecognizeResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Entity\x12#\n\x03llm\x18\x02 \x01(\x0b\x32\x16.smallm.ner.v1.LlmPart\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.smallm.ner.v1.Timings\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\"G\n\x15\x42\x61tchRecognizeRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"A\n\x16\x42\x61tchRecognizeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.smallm.ner.v1.BatchItem\"p\n\tBatchItem\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x16StreamRecognizeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"\x8a\x01\n\x17StreamRecognizeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"|\n\x06\x45ntity\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12+\n\x06source\x18\x06 \x01(\x0e\x32\x1b.smallm.ner.v1.EntitySource\"C\n\x07LlmPart\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.smallm.ner.v1.LlmStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\"c\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06llm_us\x18\x02 \x01(\x03\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x10\n\x08model_us\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\"\x14\n\x12ListDomainsRequest\"=\n\x13ListDomainsResponse\x12&\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Domain\"9\n\x06\x44omain\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05types\x18\x02 \x03(\t\x12\x12\n\nhas_prompt\x18\x03 \x01(\x08*b\n\x07LlmMode\x12\x18\n\x14LLM_MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cLLM_MODE_OFF\x10\x01\x12\x18\n\x14LLM_MODE_CACHED_ONLY\x10\x02\x12\x11\n\rLLM_MODE_WAIT\x10\x03*u\n\x0c\x45ntitySource\x12\x1d\n\x19\x45NTITY_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NTITY_SOURCE_LLM\x10\x01\x12\x17\n\x13\x45NTITY_SOURCE_LOCAL\x10\x02\x12\x16\n\x12\x45NTITY_SOURCE_BOTH\x10\x03*k\n\tLlmStatus\x12\x1a\n\x16LLM_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10LLM_STATUS_FRESH\x10\x01\x12\x15\n\x11LLM_STATUS_CACHED\x10\x02\x12\x15\n\x11LLM_STATUS_ABSENT\x10\x03\x32\xf7\x02\n\nNerService\x12N\n\tRecognize\x12\x1f.smallm.ner.v1.RecognizeRequest\x1a .smallm.ner.v1.RecognizeResponse\x12]\n\x0e\x42\x61tchRecognize\x12$.smallm.ner.v1.BatchRecognizeRequest\x1a%.smallm.ner.v1.BatchRecognizeResponse\x12\x64\n\x0fStreamRecognize\x12%.smallm.ner.v1.StreamRecognizeRequest\x1a&.smallm.ner.v1.StreamRecognizeResponse(\x01\x30\x01\x12T\n\x0bListDomains\x12!.smallm.ner.v1.ListDomainsRequest\x1a\".smallm.ner.v1.ListDomainsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smallm/ner/v1/ner.proto\x12\rsmallm.ner.v1\x1a\x17google/rpc/status.proto\"m\n\x10RecognizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12(\n\x08llm_mode\x18\x03 \x01(\x0e\x32\x16.smallm.ner.v1.LlmMode\x12\x11\n\tmin_score\x18\x04 \x01(\x02\"\x9a\x01\n\x11RecognizeResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Entity\x12#\n\x03llm\x18\x02 \x01(\x0b\x32\x16.smallm.ner.v1.LlmPart\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.smallm.ner.v1.Timings\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\"G\n\x15\x42\x61tchRecognizeRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"A\n\x16\x42\x61tchRecognizeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.smallm.ner.v1.BatchItem\"p\n\tBatchItem\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x16StreamRecognizeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"\x8a\x01\n\x17StreamRecognizeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"|\n\x06\x45ntity\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12+\n\x06source\x18\x06 \x01(\x0e\x32\x1b.smallm.ner.v1.EntitySource\"w\n\x07LlmPart\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.smallm.ner.v1.LlmStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1d\n\x10local_confidence\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_local_confidence\"c\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06llm_us\x18\x02 \x01(\x03\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x10\n\x08model_us\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\"\x14\n\x12ListDomainsRequest\"=\n\x13ListDomainsResponse\x12&\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Domain\"9\n\x06\x44omain\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05types\x18\x02 \x03(\t\x12\x12\n\nhas_prompt\x18\x03 \x01(\x08*\x98\x01\n\x07LlmMode\x12\x18\n\x14LLM_MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cLLM_MODE_OFF\x10\x01\x12\x18\n\x14LLM_MODE_CACHED_ONLY\x10\x02\x12\x11\n\rLLM_MODE_WAIT\x10\x03\x12\x17\n\x13LLM_MODE_BACKGROUND\x10\x04\x12\x1b\n\x17LLM_MODE_WHEN_UNCERTAIN\x10\x05*u\n\x0c\x45ntitySource\x12\x1d\n\x19\x45NTITY_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NTITY_SOURCE_LLM\x10\x01\x12\x17\n\x13\x45NTITY_SOURCE_LOCAL\x10\x02\x12\x16\n\x12\x45NTITY_SOURCE_BOTH\x10\x03*k\n\tLlmStatus\x12\x1a\n\x16LLM_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10LLM_STATUS_FRESH\x10\x01\x12\x15\n\x11LLM_STATUS_CACHED\x10\x02\x12\x15\n\x11LLM_STATUS_ABSENT\x10\x03\x32\xf7\x02\n\nNerService\x12N\n\tRecognize\x12\x1f.smallm.ner.v1.RecognizeRequest\x1a .smallm.ner.v1.RecognizeResponse\x12]\n\x0e\x42\x61tchRecognize\x12$.smallm.ner.v1.BatchRecognizeRequest\x1a%.smallm.ner.v1.BatchRecognizeResponse\x12\x64\n\x0fStreamRecognize\x12%.smallm.ner.v1.StreamRecognizeRequest\x1a&.smallm.ner.v1.StreamRecognizeResponse(\x01\x30\x01\x12T\n\x0bListDomains\x12!.smallm.ner.v1.ListDomainsRequest\x1a\".smallm.ner.v1.ListDomainsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smallm.ner.v1.ner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LLMMODE']._serialized_start=1258
-  _globals['_LLMMODE']._serialized_end=1356
-  _globals['_ENTITYSOURCE']._serialized_start=1358
-  _globals['_ENTITYSOURCE']._serialized_end=1475
-  _globals['_LLMSTATUS']._serialized_start=1477
-  _globals['_LLMSTATUS']._serialized_end=1584
+  _globals['_LLMMODE']._serialized_start=1311
+  _globals['_LLMMODE']._serialized_end=1463
+  _globals['_ENTITYSOURCE']._serialized_start=1465
+  _globals['_ENTITYSOURCE']._serialized_end=1582
+  _globals['_LLMSTATUS']._serialized_start=1584
+  _globals['_LLMSTATUS']._serialized_end=1691
   _globals['_RECOGNIZEREQUEST']._serialized_start=67
   _globals['_RECOGNIZEREQUEST']._serialized_end=176
   _globals['_RECOGNIZERESPONSE']._serialized_start=179
@@ -55,15 +55,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENTITY']._serialized_start=818
   _globals['_ENTITY']._serialized_end=942
   _globals['_LLMPART']._serialized_start=944
-  _globals['_LLMPART']._serialized_end=1011
-  _globals['_TIMINGS']._serialized_start=1013
-  _globals['_TIMINGS']._serialized_end=1112
-  _globals['_LISTDOMAINSREQUEST']._serialized_start=1114
-  _globals['_LISTDOMAINSREQUEST']._serialized_end=1134
-  _globals['_LISTDOMAINSRESPONSE']._serialized_start=1136
-  _globals['_LISTDOMAINSRESPONSE']._serialized_end=1197
-  _globals['_DOMAIN']._serialized_start=1199
-  _globals['_DOMAIN']._serialized_end=1256
-  _globals['_NERSERVICE']._serialized_start=1587
-  _globals['_NERSERVICE']._serialized_end=1962
+  _globals['_LLMPART']._serialized_end=1063
+  _globals['_TIMINGS']._serialized_start=1065
+  _globals['_TIMINGS']._serialized_end=1164
+  _globals['_LISTDOMAINSREQUEST']._serialized_start=1166
+  _globals['_LISTDOMAINSREQUEST']._serialized_end=1186
+  _globals['_LISTDOMAINSRESPONSE']._serialized_start=1188
+  _globals['_LISTDOMAINSRESPONSE']._serialized_end=1249
+  _globals['_DOMAIN']._serialized_start=1251
+  _globals['_DOMAIN']._serialized_end=1308
+  _globals['_NERSERVICE']._serialized_start=1694
+  _globals['_NERSERVICE']._serialized_end=2069
 # @@protoc_insertion_point(module_scope)

@@ -33,7 +33,11 @@ class _LlmModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LlmMode.Value
     LLM_MODE_CACHED_ONLY: _LlmMode.ValueType  # 2
     """use a remembered answer, ask nothing"""
     LLM_MODE_WAIT: _LlmMode.ValueType  # 3
-    """ask the LLM if there is no remembered answer, and wait for it"""
+    """ask the LLM if there is no remembered answer, and wait for it up to the deadline"""
+    LLM_MODE_BACKGROUND: _LlmMode.ValueType  # 4
+    """answer locally if there is no remembered answer, and ask the LLM for next time"""
+    LLM_MODE_WHEN_UNCERTAIN: _LlmMode.ValueType  # 5
+    """As WAIT, but only where the local model's confidence is below the server's threshold."""
 
 class LlmMode(_LlmMode, metaclass=_LlmModeEnumTypeWrapper):
     """How far the server may go to have the LLM's answer."""
@@ -45,7 +49,11 @@ LLM_MODE_OFF: LlmMode.ValueType  # 1
 LLM_MODE_CACHED_ONLY: LlmMode.ValueType  # 2
 """use a remembered answer, ask nothing"""
 LLM_MODE_WAIT: LlmMode.ValueType  # 3
-"""ask the LLM if there is no remembered answer, and wait for it"""
+"""ask the LLM if there is no remembered answer, and wait for it up to the deadline"""
+LLM_MODE_BACKGROUND: LlmMode.ValueType  # 4
+"""answer locally if there is no remembered answer, and ask the LLM for next time"""
+LLM_MODE_WHEN_UNCERTAIN: LlmMode.ValueType  # 5
+"""As WAIT, but only where the local model's confidence is below the server's threshold."""
 Global___LlmMode: _TypeAlias = LlmMode  # noqa: Y015
 
 class _EntitySource:
@@ -323,22 +331,29 @@ class LlmPart(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    LOCAL_CONFIDENCE_FIELD_NUMBER: _builtins.int
     status: Global___LlmStatus.ValueType
     reason: _builtins.str
-    """Why absent: off, not_configured, not_cached, demonstration, timeout, rate_limited, unavailable,
-    unauthorized, refused, unparsable.
+    """Why absent: off, not_configured, not_cached, demonstration, certain, background, busy, over_budget, privacy,
+    store, timeout, rate_limited, unavailable, breaker_open, unauthorized, empty, refused, truncated,
+    wrong_language, unparsable. docs/bridge.md says what each means.
     """
+    local_confidence: _builtins.float
+    """The local model's calibrated confidence in its own entities, 0 to 1, where the mode had to know it."""
     def __init__(
         self,
         *,
         status: Global___LlmStatus.ValueType = ...,
         reason: _builtins.str = ...,
+        local_confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "local_confidence", b"local_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "local_confidence", b"local_confidence", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__local_confidence: _TypeAlias = _typing.Literal["local_confidence"]  # noqa: Y015
+    _WhichOneofArgType__local_confidence: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__local_confidence) -> _WhichOneofReturnType__local_confidence | None: ...
 
 Global___LlmPart: _TypeAlias = LlmPart  # noqa: Y015
 

@@ -126,7 +126,8 @@ class Tagger:
     def predict(self, texts: Sequence[Encoded]) -> Predictions:
         """The best legal spans of each text."""
         self.network.eval()
-        decode = Decoder(self.labels, *(tensor.detach().numpy() for tensor in self.crf.constrained()))
+        start, transitions = (tensor.detach().numpy() for tensor in self.crf.constrained())
+        decode = Decoder(self.labels, start, transitions)
         found = []
         for text in texts:
             windows = cut(len(text.ids), self.window)
