@@ -40,6 +40,9 @@ class Recognizer(Protocol):
     def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
 
+    def confidences(self, texts: Sequence[str]) -> list[float]:
+        """How sure the local model is of its whole answer to each text, 0 to 1."""
+
 
 @dataclass(frozen=True)
 class Command:

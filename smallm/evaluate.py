@@ -17,9 +17,9 @@ from smallm.commands import Recognizer, load_recognizer
 from smallm.documents import Document, Span
 from smallm.errors import DataError
 from smallm.formats import read_documents
-from smallm.fusion import Way
+from smallm.fusion import Entity, Way
 from smallm.llm.recordings import read_answers
-from smallm.scoring import score
+from smallm.scoring import calibration_error, score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,27 +58,51 @@ def run(args: argparse.Namespace) -> int:
 def compare(
     recognizer: Recognizer, documents: Sequence[Document], answers: Sequence[Sequence[Span] | None] | None
 ) -> dict[str, Any]:
-    """Scores by way (see `smallm.scoring.score`); only `local` if there are no answers.
+    """Scores by way (see `smallm.scoring.score`), `calibration`, `asking`; only what is local if there are no answers.
 
     A text without an LLM answer counts as no spans for `llm`, and is recognised locally by `fused`.
+    `calibration`: the expected calibration error of the entities' scores, by way. `asking`: micro F1
+    by the share of texts for which the LLM's answer is used, those first of which the local model is least sure.
     """
     texts = [document.text for document in documents]
     gold = [document.spans for document in documents]
-
-    def scored(given: Sequence[Sequence[Span] | None], way: Way) -> dict[str, Any]:
-        found = recognizer.recognize(texts, given, way)
-        return score(gold, [[entity.span for entity in entities] for entities in found])
-
-    scores = {}
+    found = {"local": recognizer.recognize(texts, [None] * len(texts), Way.LOCAL)}
     if answers is not None:
-        scores["llm"] = score(gold, [answer or () for answer in answers])
-    scores["local"] = scored([None] * len(texts), Way.LOCAL)
+        found["fused"] = recognizer.recognize(texts, answers, Way.FUSED)
+    spans = {way: [[entity.span for entity in entities] for entities in part] for way, part in found.items()}
+    result: dict[str, Any] = {"llm": score(gold, [answer or () for answer in answers])} if answers is not None else {}
+    result |= {way: score(gold, guessed) for way, guessed in spans.items()}
+    result["calibration"] = {way: _calibration(gold, part) for way, part in found.items()}
     if answers is not None:
-        scores["fused"] = scored(answers, Way.FUSED)
-    return scores
+        served = spans["fused"] if recognizer.way is Way.FUSED else spans["local"]
+        if recognizer.way is Way.LLM:
+            served = [list(a) if a is not None else own for a, own in zip(answers, spans["local"], strict=True)]
+        result["asking"] = _asking(gold, spans["local"], served, recognizer.confidences(texts))
+    return result
 
 
-def _print(scores: dict[str, Any], way: Way, count: int) -> None:
+def _calibration(gold: Sequence[Sequence[Span]], found: Sequence[Sequence[Entity]]) -> float:
+    pairs = [(e.score, e.span in spans) for spans, part in zip(gold, found, strict=True) for e in part]
+    return calibration_error(pairs)
+
+
+def _asking(
+    gold: Sequence[Sequence[Span]],
+    local: Sequence[Sequence[Span]],
+    asked: Sequence[Sequence[Span]],
+    confidences: Sequence[float],
+) -> list[dict[str, float]]:
+    order = sorted(range(len(gold)), key=lambda index: confidences[index])
+    curve = []
+    for tenth in range(11):
+        chosen = set(order[: round(len(order) * tenth / 10)])
+        guessed = [asked[i] if i in chosen else local[i] for i in range(len(gold))]
+        curve.append({"share": tenth / 10, "f1": score(gold, guessed)["f1"]})
+    return curve
+
+
+def _print(result: dict[str, Any], way: Way, count: int) -> None:
+    scores = {name: result[name] for name in ("llm", "local", "fused") if name in result}
     table = Table(
         title=f"strict span-and-type scores over {count} texts, %",
         box=SIMPLE_HEAD,
@@ -95,7 +119,12 @@ def _print(scores: dict[str, Any], way: Way, count: int) -> None:
     table.add_section()
     table.add_row("all", *_figures(list(scores.values())), style="bold")
     Console().print(table)
-    print(f"chosen on dev, served where the LLM has answered: {way}")
+    print(f"chosen in training, served where the LLM has answered: {way}")
+    errors = ", ".join(f"{name} {100 * error:.1f}" for name, error in result["calibration"].items())
+    print(f"calibration error of the entities' scores, %: {errors}")
+    if "asking" in result:
+        curve = "  ".join(f"{100 * point['share']:.0f} %: {100 * point['f1']:.1f}" for point in result["asking"][::2])
+        print(f"F1 when the LLM is asked only where the local model is least sure, by share asked: {curve}")
 
 
 def _figures(scored: list[dict[str, float]]) -> list[str]:

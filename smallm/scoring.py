@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from smallm.documents import Span
@@ -18,6 +18,15 @@ def score(gold: Iterable[Iterable[Span]], guessed: Iterable[Iterable[Span]]) -> 
         for name in types
     }
     return {**total, "per_type": per_type}
+
+
+def calibration_error(scored: Sequence[tuple[float, bool]], bins: int = 10) -> float:
+    """Expected calibration error of (probability, whether it was right), in equal bins (Guo et al. 2017)."""
+    grouped: dict[int, list[tuple[float, bool]]] = {}
+    for probability, right in scored:
+        grouped.setdefault(min(int(probability * bins), bins - 1), []).append((probability, right))
+    gaps = (abs(sum(p for p, _ in group) - sum(right for _, right in group)) for group in grouped.values())
+    return sum(gaps) / len(scored) if scored else 0.0
 
 
 def _figures(pairs: list[tuple[set[Span], set[Span]]]) -> dict[str, float]:

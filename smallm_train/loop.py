@@ -30,7 +30,7 @@ class Options:
     average of the weights, which is what is kept (Polyak and Juditsky 1992).
     """
 
-    epochs: int = 30
+    epochs: int = 24
     min_steps: int = 400
     batch_size: int = 16
     learning_rate: float = 3e-3

@@ -38,6 +38,16 @@ class TorchRecognizer:
             for encoded, states, answer in zip(tokens, features, answers, strict=True)
         ]
 
+    def confidences(self, texts: Sequence[str]) -> list[float]:
+        """How sure the local model is of its whole answer to each text, 0 to 1."""
+        tokens = self._encoder.tokenizer.encode_batch(list(texts))
+        count = self._decoder.labels.num_tags
+        unasked = [np.zeros((len(one), count), dtype=np.float32) for one in tokens]
+        return [
+            self._decoder.confidence(self._emissions(states, votes)) if len(votes) else 1.0
+            for states, votes in zip(self._encoder.features(tokens), unasked, strict=True)
+        ]
+
     @torch.inference_mode()
     def _emissions(self, features: np.ndarray, votes: Array) -> Array:
         mask = torch.ones((1, len(votes)), dtype=torch.bool)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smallm.documents import Span
 from smallm.fusion import Entity, Way
-from smallm_runtime.engine import Engine, Item
+from smallm_runtime.engine import Engine, Item, Recognized
 
 CHUNK = 64
 
@@ -22,8 +22,16 @@ class BundleRecognizer:
     def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
         items = [Item(text, self._domain, answer, way) for text, answer in zip(texts, answers, strict=True)]
+        return [recognized.entities for recognized in self._run(items)]
+
+    def confidences(self, texts: Sequence[str]) -> list[float]:
+        """How sure the local model is of its whole answer to each text, 0 to 1."""
+        found = self._run([Item(text, self._domain, confidence=True) for text in texts])
+        return [recognized.confidence or 0.0 for recognized in found]
+
+    def _run(self, items: Sequence[Item]) -> list[Recognized]:
         chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))
-        return [entities for chunk in chunks for entities in self._engine.recognize(chunk)]
+        return [recognized for chunk in chunks for recognized in self._engine.run(chunk)]
 
 
 def load(path: Path, domain: str, encoder: str) -> BundleRecognizer:

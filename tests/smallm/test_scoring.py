@@ -9,7 +9,7 @@ from seqeval.scheme import IOB2
 
 from smallm.documents import Span
 from smallm.labels import LabelSet
-from smallm.scoring import score
+from smallm.scoring import calibration_error, score
 
 LABELS = LabelSet(("A", "B", "C"))
 
@@ -42,3 +42,10 @@ def test_micro_and_per_type_as_seqeval(seed: int) -> None:
 def test_nothing_found_is_zero_and_not_an_error() -> None:
     assert score([[Span(0, 1, "A")]], [[]])["f1"] == 0.0
     assert score([[]], [[]])["f1"] == 0.0
+
+
+def test_calibration_error() -> None:
+    assert calibration_error([]) == 0
+    assert calibration_error([(1.0, True), (0.25, False), (0.25, False), (0.25, True), (0.25, False)]) == 0
+    assert calibration_error([(0.95, True), (0.95, False)]) == pytest.approx(0.45)
+    assert calibration_error([(0.0, True), (1.0, True)]) == 0.5

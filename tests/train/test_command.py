@@ -30,12 +30,15 @@ def test_evaluate_prints_the_three_ways_as_json(
     arguments = ["evaluate", str(model_folder), str(sample.folder / "test.jsonl"), "--json"]
     assert main([*arguments, "--answers", str(sample.answers)]) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert list(scores) == ["llm", "local", "fused"]
+    assert list(scores) == ["llm", "local", "fused", "calibration", "asking"]
+    first, *_, last = scores["asking"]
+    assert (first["share"], last["share"]) == (0, 1) and first["f1"] == scores["local"]["f1"]
+    assert last["f1"] == scores[str(folders.read(model_folder).way)]["f1"]
     assert set(scores["fused"]) == {"precision", "recall", "f1", "per_type"}
     gold = [document.spans for document in sample.test]
     assert scores["llm"] == score(gold, [answer or [] for answer in sample.test_answers])
     assert main(arguments) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["local"]
+    assert list(json.loads(capsys.readouterr().out)) == ["local", "calibration"]
 
 
 def test_the_same_seed_gives_the_same_weights(sample: SampleDomain, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What cross-fitting promises: a member learns nothing from its own fold, and choices are made on such scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from smallm.documents import Document, Span
+from smallm.fusion import Way
+from smallm.labels import LabelSet
+from smallm.tokenization import Tokens
+from smallm_train import choice as choices
+from smallm_train.choice import choose
+from smallm_train.examples import Example, collate
+from smallm_train.head import LIMIT, FusionHead, build_head
+from smallm_train.loop import Options, _loss, fit, member_scores
+
+LABELS = LabelSet(("A", "B"))
+QUICK = Options(epochs=40, min_steps=1, batch_size=8)
+
+
+def example(rng: np.random.Generator, *, llm_right: float = 0.5) -> Example:
+    """Ten characters with one entity whose type the features tell; the LLM is right with a probability."""
+    start, kind = int(rng.integers(1, 7)), int(rng.integers(2))
+    tags = np.zeros(10, dtype=np.int64)
+    tags[start : start + 2] = (2 * kind + 1, 2 * kind + 2)
+    features = rng.normal(size=(10, 2, 6)).astype(np.float16)
+    features[np.arange(10), 1, tags] += 5
+    guess = kind if rng.random() < llm_right else 1 - kind
+    votes = np.zeros((10, 5), dtype=np.float32)
+    votes[np.arange(10), np.where(tags > 0, tags + 2 * (guess - kind), 0)] = 1
+    gold, answer = (Span(start, start + 2, LABELS.types[index]) for index in (kind, guess))
+    tokens = Tokens([0] * 10, [(i, i + 1) for i in range(10)])
+    return Example(Document(str(start), "x" * 10, (gold,)), [answer], tokens, features, votes, tags)
+
+
+@pytest.fixture
+def data() -> tuple[list[Example], list[Example]]:
+    rng = np.random.default_rng(0)
+    return [example(rng) for _ in range(40)], [example(rng) for _ in range(20)]
+
+
+def test_no_gradient_reaches_a_member_from_its_own_fold(data: tuple[list[Example], list[Example]]) -> None:
+    torch.manual_seed(0)
+    head = FusionHead(LABELS, layers=2, hidden=6, width=8)
+    torch.nn.init.normal_(head.last.weight)
+    _loss(head, collate(data[0][:8]), np.full(8, 2)).backward()  # every text in member 2's fold
+    assert head.transitions.grad is not None and head.last.weight.grad is not None
+    by_member = head.last.weight.grad.view(2, head.members, -1).abs().sum((0, 2))
+    assert by_member[2] == 0 and head.transitions.grad[2].abs().sum() == 0
+    assert all(by_member[member] > 0 for member in (0, 1, 3))
+
+
+def test_the_local_branch_never_sees_a_vote(data: tuple[list[Example], list[Example]]) -> None:
+    head = build_head("fusion", LABELS, 2, 6, 8)
+    fit(head, data[0], QUICK)
+    batch = collate(data[1])
+    local = head.scores(batch.features, batch.votes, batch.mask).local
+    torch.testing.assert_close(local, head.scores(batch.features, 0 * batch.votes, batch.mask).local)
+
+
+def test_it_learns_where_the_llm_errs_and_chooses_to_fuse(data: tuple[list[Example], list[Example]]) -> None:
+    train, dev = data
+    torch.manual_seed(1)
+    head = build_head("fusion", LABELS, 2, 6, 8)
+    folds = fit(head, train, QUICK)
+    chosen = choose(head, LABELS, train, folds, dev)
+    assert sorted(np.bincount(folds)) == [10] * 4 and chosen.texts == 60
+    assert chosen.way is Way.FUSED and chosen.f1["fused"] > 0.9 > 0.7 > chosen.f1["llm"]
+    assert head.weights in head.grid
+
+
+def test_without_training_the_choice_is_the_llm_and_its_score(data: tuple[list[Example], list[Example]]) -> None:
+    head = build_head("fusion", LABELS, 2, 6, 8)
+    chosen = choose(head, LABELS, [], np.zeros(0, dtype=np.int64), data[1])
+    assert chosen.f1["fused"] == chosen.f1["llm"] and chosen.local_all == 0
+
+
+def test_a_head_that_is_too_sure_gets_a_temperature_above_one(data: tuple[list[Example], list[Example]]) -> None:
+    torch.manual_seed(1)
+    head = build_head("fusion", LABELS, 2, 6, 8)
+    fit(head, data[0], QUICK)
+    rng = np.random.default_rng(2)
+    noisy = [
+        choices._Honest(one, fused.mean(0), local.mean(0) + rng.normal(0, 3, (10, 5)).astype(np.float32), None)
+        for one, (fused, local) in zip(data[1], member_scores(head, data[1]), strict=True)
+    ]
+    calm = choices._temperature(head, noisy, [text.local for text in noisy])
+    loud = choices._temperature(head, noisy, [4 * text.local for text in noisy])
+    assert loud > calm
+
+
+@pytest.mark.parametrize("hidden", [256, 768, 1024])
+def test_a_default_head_stays_within_the_limit(hidden: int) -> None:
+    assert build_head("fusion", LabelSet(tuple("ABCDEFGHIJ")), 5, hidden).num_parameters() <= LIMIT
