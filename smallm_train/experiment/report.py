@@ -28,7 +28,7 @@ def _report(results: dict[str, Any], plotted: set[str]) -> Iterator[str]:
     yield (
         "Strict span-and-type micro F1, %, mean over seeds with 95 % bootstrap intervals "
         f"({results['resamples']} resamples of texts, paired between systems). Everything "
-        "was chosen on dev; dev figures stand beside the test's. "
+        "was chosen on dev, and by cross-fitting on train; dev figures stand beside the test's. "
         f"Encoder `{results['encoder']}`, seeds {', '.join(map(str, results['seeds']))}; "
         f"{results['finished']} of {results['cells']} trainings finished."
     )
