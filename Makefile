@@ -24,7 +24,7 @@ test: $(STAMP) redis
 	$(BIN)/python -m pytest
 
 redis:  # the tests start one of their own
-	@command -v redis-server >/dev/null || apt-get install -y -qq redis-server >/dev/null
+	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq redis-server; } >/dev/null
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
