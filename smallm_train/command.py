@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     train = prepare(data.train.documents, data.train.answers, encoder, data.labels, "encoding train")
     dev = prepare(data.dev.documents, data.dev.answers, encoder, data.labels, "encoding dev")
     torch.manual_seed(args.seed)
-    head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, args.width)
+    width = args.width or default_width(args.head, data.labels, len(encoder.layers), encoder.hidden)
+    head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, width)
     print(f"encoder '{args.encoder}' frozen; head '{args.head}' with {head.num_parameters():,} trainable parameters")
     if train:
         with _Report() as report:
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         print("no labels: the head stays at step 0, which is the LLM")
         folds = np.zeros(0, dtype=np.int64)
     choice = choose(head, data.labels, train, folds, dev)
-    model = _model(args, domain, data, encoder, head, choice, (train, dev))
+    shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights)
+    model = _model(args, domain, data, encoder, head, shape, choice, (train, dev))
     training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}
     training |= {"train_texts": len(train), "train_answers": data.train.answered, "dev_texts": len(dev)}
     model.training.update(training)
@@ -98,10 +100,10 @@ def _model(
     data: TrainingData,
     encoder: FrozenEncoder,
     head: Head,
+    shape: HeadShape,
     choice: Choice,
     examples: tuple[list[Example], list[Example]],
 ) -> Model:
-    width = args.width or default_width(args.head, data.labels, len(encoder.layers), encoder.hidden)
     train, dev = (_references(head, part, encoder.window, args.seed) for part in examples)
     return Model(
         domain=domain,
@@ -109,7 +111,7 @@ def _model(
         encoder_name=encoder.encoder.name,
         encoder_fingerprint=encoder.encoder.fingerprint,
         window=encoder.window,
-        head=HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights),
+        head=shape,
         weights={name: value.numpy() for name, value in head.state_dict().items()},
         way=choice.way,
         temperatures=Temperatures(choice.local_temperature, choice.fused_temperature),

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smallm.crf import FORBIDDEN
+from smallm.labels import LabelSet
+
 Array = NDArray[np.float64]
 
 
@@ -48,6 +51,13 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         unary, pairwise = ctx.saved_tensors
         return gradients[0] * unary, None, None, None, gradients[0] * pairwise
+
+
+def constraints(labels: LabelSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """(start (N,), closed (N, N) [from, to]): FORBIDDEN where BIO forbids a first tag; True where it forbids a move."""
+    tags = range(labels.num_tags)
+    start = torch.tensor([0.0 if labels.legal(None, tag) else FORBIDDEN for tag in tags])
+    return start, torch.tensor([[not labels.legal(previous, tag) for tag in tags] for previous in tags])
 
 
 def marginals(

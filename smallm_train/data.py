@@ -86,7 +86,7 @@ def find_split(folder: Path, name: str) -> Path:
 def labels_for(documents: Sequence[Document], prompt: Prompt | None, source: str) -> LabelSet:
     """The prompt's types in its order (the LLM may answer one that few shots lack), then any others."""
     present = label_set(documents).types if any(document.spans for document in documents) else ()
-    asked = tuple(type_.name for type_ in prompt.types) if prompt else ()
+    asked = prompt.type_names if prompt else ()
     if not present and not asked:
         raise DataError("no document has an entity", source=source)
     return LabelSet((*asked, *(name for name in present if name not in asked)))

@@ -16,6 +16,7 @@ from torch import nn
 from smallm.crf import FORBIDDEN
 from smallm.errors import ArtifactError
 from smallm.labels import LabelSet
+from smallm_train.crf import constraints
 
 LIMIT = 500_000  # trainable parameters of a head of default width
 
@@ -50,10 +51,9 @@ class Head(nn.Module):
         count = labels.num_tags
         self.members, self.weights = members, self.grid[0]
         self.transitions = nn.Parameter(torch.zeros(members, count, count))
-        legal = torch.tensor([[labels.legal(a, b) for b in range(count)] for a in range(count)])
-        first = torch.tensor([labels.legal(None, tag) for tag in range(count)])
-        self.register_buffer("closed", ~legal, persistent=False)
-        self.register_buffer("start", torch.where(first, 0.0, FORBIDDEN), persistent=False)
+        start, closed = constraints(labels)
+        self.register_buffer("closed", closed, persistent=False)
+        self.register_buffer("start", start, persistent=False)
 
     def scores(self, features: torch.Tensor, votes: torch.Tensor, mask: torch.Tensor) -> Scores:
         """Scores of every member for features (b, n, layers, hidden), votes (b, n, N), mask (b, n)."""

@@ -23,11 +23,10 @@ class RecordedAnswers:
 
     def spans(self, texts: Sequence[str]) -> list[list[Span] | None]:
         """The LLM's spans for each text; None where it is absent: not recorded, unparsable or a demonstration."""
-        types = [type_.name for type_ in self.prompt.types]
         return [
             None
             if text not in self.replies or self.prompt.is_demonstration(text)
-            else answered_spans(self.replies[text], text, types)
+            else answered_spans(self.replies[text], text, self.prompt.type_names)
             for text in texts
         ]
 

@@ -51,7 +51,7 @@ def fabrications(documents: Sequence[Document], recorded: RecordedAnswers) -> Co
 
     A mention that the text holds, but not as often as it was answered, is OTHER.
     """
-    types = {type_.name for type_ in recorded.prompt.types}
+    types = set(recorded.prompt.type_names)
     found: Counter[Scenario] = Counter()
     for document in documents:
         reply = recorded.replies.get(document.text)

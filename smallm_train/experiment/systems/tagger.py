@@ -20,7 +20,7 @@ from smallm.fusion import Decoder
 from smallm.labels import LabelSet
 from smallm.scoring import score
 from smallm.windows import cut, stitch
-from smallm_train.crf import negative_log_likelihood
+from smallm_train.crf import constraints, negative_log_likelihood
 from smallm_train.experiment.systems.base import Curve, Outcome, Predictions
 
 
@@ -62,10 +62,8 @@ class CRF(nn.Module):
 
     def __init__(self, labels: LabelSet) -> None:
         super().__init__()
-        tags = range(labels.num_tags)
+        start, closed = constraints(labels)
         self.transitions = nn.Parameter(torch.zeros(labels.num_tags, labels.num_tags))
-        closed = torch.tensor([[not labels.legal(a, b) for b in tags] for a in tags])
-        start = torch.tensor([0.0 if labels.legal(None, tag) else FORBIDDEN for tag in tags])
         self.register_buffer("closed", closed, persistent=False)
         self.register_buffer("start", start, persistent=False)
 
