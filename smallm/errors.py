@@ -27,6 +27,18 @@ class ArtifactError(SmallmError):
     """A model folder, encoder or bundle is missing, incomplete, altered or of another version."""
 
 
+class LoadError(ArtifactError):
+    """A bundle may not serve. `reason`, for programs, is one of
+
+    BUNDLE_INVALID (missing, altered, of another format), BUNDLE_CHANGED (while it was read), WARM_UP_FAILED,
+    CANARY_FAILED (answers otherwise than at export), NAME_TAKEN (by another bundle).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class MissingExtraError(SmallmError):
     """A command needs an optional dependency that is not installed."""
 
@@ -49,6 +61,22 @@ class OverloadedError(SmallmError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnavailableError(SmallmError):
+    """The server cannot answer now; `reason` is LOADING or STOPPING. The caller may retry after `retry_after_s`."""
+
+    def __init__(self, reason: str, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.reason, self.retry_after_s = reason, retry_after_s
+
+
+class UnknownVersionError(SmallmError):
+    """No loaded bundle is called so."""
+
+    def __init__(self, version: str, known: list[str]) -> None:
+        super().__init__(f"no bundle version '{version}' is loaded; there are: {', '.join(known)}")
+        self.version = version
 
 
 class InvalidRequestError(SmallmError):

@@ -1,4 +1,4 @@
-"""Life of the server: load, serve, drain, stop, in that order."""
+"""The composition root: settings to credentials, interceptors, services and their life, in the right order."""
 
 from __future__ import annotations
 
@@ -9,105 +9,145 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from smallm.errors import ArtifactError
+from smallm.errors import ArtifactError, SmallmError
 from smallm.llm.bridge import Bridge
-from smallm.llm.settings import BridgeSettings
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
-from smallm_runtime.batcher import Batcher
-from smallm_runtime.engine import Engine, Item
+from smallm_runtime import health
+from smallm_runtime.health import Health
 from smallm_runtime.interceptor import ErrorInterceptor
+from smallm_runtime.lifecycle import Lifecycle
 from smallm_runtime.metrics import serve_metrics
 from smallm_runtime.service import NerService
+from smallm_runtime.settings import Settings
+from smallm_runtime.versions import Versions
 
+__all__ = ["SERVICE", "Settings", "running", "serve"]
 _log = logging.getLogger(__name__)
 SERVICE = ner_pb2.DESCRIPTOR.services_by_name["NerService"].full_name
-GRACE_S = 10.0  # for calls that are running at shutdown
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What `smallm serve` was told. `threads` None takes what the container may use."""
+class Parts:
+    """What services are made of."""
 
-    bundle: Path
-    listen: str = "127.0.0.1:50051"
-    threads: int | None = None
-    device: str = "cpu"
-    metrics: str = ""  # HOST:PORT for Prometheus
-    bridge: BridgeSettings = BridgeSettings()
+    settings: Settings
+    versions: Versions
+    lifecycle: Lifecycle
+    bridge: Bridge
 
 
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[int]:
-    """Serve inside the block; yields the port. Raises ArtifactError for a bad bundle, store or address."""
-    engine = await asyncio.to_thread(Engine.load, settings.bundle, settings.threads, settings.device)
-    await asyncio.to_thread(_warm_up, engine)
-    bridge = await asyncio.to_thread(Bridge, settings.bridge)
-    batcher = Batcher(engine.run)
+@dataclass(frozen=True)
+class Service:
+    """A service on offer: its full name, and how its servicer is made and registered."""
+
+    name: str
+    add: Callable[[Parts, grpc.aio.Server], None]
+
+
+SERVICES = [
+    Service(
+        SERVICE,
+        lambda parts, server: ner_pb2_grpc.add_NerServiceServicer_to_server(
+            NerService(parts.versions, parts.bridge), server
+        ),
+    ),
+]
+
+
+def interceptors(settings: Settings) -> list[Any]:
+    """Outermost first."""
+    return [ErrorInterceptor()]
+
+
+def options(settings: Settings) -> list[tuple[str, Any]]:
+    """gRPC channel arguments."""
     # Without this a second server on the same port starts quietly and takes half of the calls.
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
-    ner_pb2_grpc.add_NerServiceServicer_to_server(NerService(engine, batcher, bridge), server)
-    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = _bind(server, settings.listen)
-    stop_metrics = serve_metrics(settings.metrics, bridge.metrics) if settings.metrics else None
-    await _set_health(checks, _NOT_SERVING)  # grpc's servicer starts as SERVING
-    await server.start()
-    batcher.start()
-    await _set_health(checks, _SERVING)
+    return [("grpc.so_reuseport", 0)]
+
+
+def bind(server: grpc.aio.Server, settings: Settings) -> int:
+    """Take the address; the port. Raises ArtifactError."""
     try:
-        yield port
-    finally:
-        await _set_health(checks, _NOT_SERVING)
-        await server.stop(GRACE_S)
-        await batcher.close()
-        await bridge.close()
-        if stop_metrics is not None:
-            stop_metrics()
-        _log.info("the LLM was needed for %s", bridge.metrics.share_asked())
-
-
-async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the port."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # not on Windows
-            loop.add_signal_handler(number, stop.set)
-    async with running(settings) as port:
-        ready(port)
-        await stop.wait()
-        _log.info("stopping: finishing running calls for up to %.0f s", GRACE_S)
-
-
-def _warm_up(engine: Engine) -> None:
-    """First runs are slow: of the graphs, and of the prompt's template."""
-    engine.recognize([Item("预热", name) for name in engine.domains])
-    for name in engine.domains:
-        prompt = engine.prompt(name)
-        if prompt is not None:
-            prompt.messages("预热")
-
-
-def _bind(server: grpc.aio.Server, address: str) -> int:
-    try:
-        port = int(server.add_insecure_port(address))
+        port = int(server.add_insecure_port(settings.listen))
     except RuntimeError:
         port = 0
     if not port:
-        raise ArtifactError(f"cannot listen on {address}; is the port taken, or the address not of this machine?")
+        raise ArtifactError(
+            f"cannot listen on {settings.listen}; is the port taken, or the address not of this machine?"
+        )
     return port
 
 
-async def _set_health(checks: Any, status: int) -> None:
-    for name in ("", SERVICE):
-        await checks.set(name, status)
+@asynccontextmanager
+async def running(settings: Settings, started: Callable[[Parts], None] | None = None) -> AsyncIterator[int]:
+    """Serve inside the block; yields the port. Raises ArtifactError for a bad bundle, store or address.
+
+    While bundles load, health is NOT_SERVING and calls are refused as UNAVAILABLE; `started` is told the parts
+    when they have.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        bridge = await asyncio.to_thread(Bridge, settings.bridge)
+        stack.push_async_callback(_close_bridge, bridge)
+        names = [service.name for service in SERVICES]
+        checks = Health(names)
+        versions = Versions()
+        lifecycle = Lifecycle(settings, versions, checks)
+        parts = Parts(settings, versions, lifecycle, bridge)
+        server = grpc.aio.server(interceptors=interceptors(settings), options=options(settings))
+        for service in SERVICES:
+            service.add(parts, server)
+        checks.add_to(server)
+        reflection.enable_server_reflection((*names, health.SERVICE, reflection.SERVICE_NAME), server)
+        port = bind(server, settings)
+        if settings.metrics:
+            stack.callback(serve_metrics(settings.metrics, bridge.metrics))
+        await checks.set(False)
+        await server.start()
+        stack.push_async_callback(lifecycle.stop)
+        stack.push_async_callback(_stop_calls, server, checks, settings)
+        await lifecycle.start()
+        if started is not None:
+            started(parts)
+        yield port
+
+
+async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads. `ready` is told the port."""
+    loop = asyncio.get_running_loop()
+    stop, lifecycles, reloads = asyncio.Event(), list[Lifecycle](), set[asyncio.Task[None]]()
+
+    def reload() -> None:  # before the first load has ended there is nothing to reload
+        reloads.update(asyncio.create_task(_reload(lifecycle)) for lifecycle in lifecycles)
+        reloads.difference_update([task for task in reloads if task.done()])
+
+    for number, action in ((signal.SIGTERM, stop.set), (signal.SIGINT, stop.set), (signal.SIGHUP, reload)):
+        with contextlib.suppress(NotImplementedError):  # not on Windows
+            loop.add_signal_handler(number, action)
+    async with running(settings, lambda parts: lifecycles.append(parts.lifecycle)) as port:
+        ready(port)
+        await stop.wait()
+        _log.info("stopping: finishing running calls for up to %.0f s", settings.grace_s)
+
+
+async def _reload(lifecycle: Lifecycle) -> None:
+    try:
+        await lifecycle.reload()
+    except SmallmError as error:
+        _log.error("the reload failed, what served goes on serving: %s", error)
+
+
+async def _stop_calls(server: grpc.aio.Server, checks: Health, settings: Settings) -> None:
+    """Say so first, answer meanwhile, then end: those who watch health have moved away before a call is refused."""
+    await checks.set(False)
+    await asyncio.sleep(settings.notice_s)
+    await server.stop(settings.grace_s)
+
+
+async def _close_bridge(bridge: Bridge) -> None:
+    await bridge.close()
+    _log.info("the LLM was needed for %s", bridge.metrics.share_asked())

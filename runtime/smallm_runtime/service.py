@@ -7,14 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from smallm.errors import InvalidRequestError
+from smallm.errors import InvalidRequestError, SmallmError
 from smallm.fusion import Entity
 from smallm.llm.bridge import Answer, Bridge
 from smallm.llm.settings import Mode
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
-from smallm_runtime.batcher import Batcher, Outcome
-from smallm_runtime.engine import Engine, Item
+from smallm_runtime.batcher import Outcome
+from smallm_runtime.engine import Item
 from smallm_runtime.status import to_status
+from smallm_runtime.versions import Version, Versions, asked_version
 
 MAX_TEXT = 20_000  # code points
 MAX_BATCH = 256  # items of one BatchRecognize
@@ -31,12 +32,13 @@ _MODES = {
 class NerService(ner_pb2_grpc.NerServiceServicer):
     """See proto/smallm/ner/v1/ner.proto."""
 
-    def __init__(self, engine: Engine, batcher: Batcher, bridge: Bridge) -> None:
-        self._engine, self._batcher, self._bridge = engine, batcher, bridge
+    def __init__(self, versions: Versions, bridge: Bridge) -> None:
+        self._versions, self._bridge = versions, bridge
 
     async def Recognize(self, request: ner_pb2.RecognizeRequest, context: Any) -> ner_pb2.RecognizeResponse:  # noqa: N802
         """One text."""
-        return await self._recognize(request, "", context)
+        with self._versions.use(asked_version(context)) as version:
+            return await self._recognize(version, request, "", context)
 
     async def BatchRecognize(  # noqa: N802
         self, request: ner_pb2.BatchRecognizeRequest, context: Any
@@ -44,13 +46,17 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
         """Several texts, each with its own fate."""
         if len(request.items) > MAX_BATCH:
             raise InvalidRequestError("items", f"{len(request.items)} items; at most {MAX_BATCH} a call")
-        items = (self._item(item, f"items[{index}].", context) for index, item in enumerate(request.items))
-        return ner_pb2.BatchRecognizeResponse(items=await asyncio.gather(*items))
+        with self._versions.use(asked_version(context)) as version:
+            items = (self._item(version, item, f"items[{index}].", context) for index, item in enumerate(request.items))
+            return ner_pb2.BatchRecognizeResponse(items=await asyncio.gather(*items))
 
     async def StreamRecognize(  # noqa: N802
         self, requests: AsyncIterator[ner_pb2.StreamRecognizeRequest], context: Any
     ) -> AsyncIterator[ner_pb2.StreamRecognizeResponse]:
-        """Texts as they come, answers as they are ready; reads no further ahead than IN_FLIGHT."""
+        """Texts as they come, answers as they are ready; reads no further ahead than IN_FLIGHT.
+
+        Each text is answered by the version that is current when it comes: a stream may outlive many.
+        """
         running: set[asyncio.Task[ner_pb2.StreamRecognizeResponse]] = set()
         following: asyncio.Task[Any] | None = asyncio.ensure_future(anext(requests, None))
         try:
@@ -74,46 +80,55 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
 
     async def ListDomains(self, request: ner_pb2.ListDomainsRequest, context: Any) -> ner_pb2.ListDomainsResponse:  # noqa: N802
         """The bundle's domains."""
-        engine = self._engine
-        return ner_pb2.ListDomainsResponse(
-            domains=[
-                ner_pb2.Domain(name=name, types=engine.types(name), has_prompt=engine.prompt(name) is not None)
-                for name in engine.domains
-            ]
-        )
+        with self._versions.use(asked_version(context)) as version:
+            engine = version.engine
+            return ner_pb2.ListDomainsResponse(
+                domains=[
+                    ner_pb2.Domain(name=name, types=engine.types(name), has_prompt=engine.prompt(name) is not None)
+                    for name in engine.domains
+                ]
+            )
 
     async def _stream_item(
         self, request: ner_pb2.StreamRecognizeRequest, context: Any
     ) -> ner_pb2.StreamRecognizeResponse:
-        item = await self._item(request.request, "request.", context)
+        try:
+            with self._versions.use(asked_version(context)) as version:
+                item = await self._item(version, request.request, "request.", context)
+        except SmallmError as error:
+            return ner_pb2.StreamRecognizeResponse(id=request.id, error=to_status(error))
         if item.HasField("error"):
             return ner_pb2.StreamRecognizeResponse(id=request.id, error=item.error)
         return ner_pb2.StreamRecognizeResponse(id=request.id, response=item.response)
 
-    async def _item(self, request: ner_pb2.RecognizeRequest, path: str, context: Any) -> ner_pb2.BatchItem:
+    async def _item(
+        self, version: Version, request: ner_pb2.RecognizeRequest, path: str, context: Any
+    ) -> ner_pb2.BatchItem:
         try:
-            return ner_pb2.BatchItem(response=await self._recognize(request, path, context))
+            return ner_pb2.BatchItem(response=await self._recognize(version, request, path, context))
         except Exception as error:
             return ner_pb2.BatchItem(error=to_status(error))
 
-    async def _recognize(self, request: ner_pb2.RecognizeRequest, path: str, context: Any) -> ner_pb2.RecognizeResponse:
+    async def _recognize(
+        self, version: Version, request: ner_pb2.RecognizeRequest, path: str, context: Any
+    ) -> ner_pb2.RecognizeResponse:
         begin = time.perf_counter()
         mode = self._checked(request, path)
-        domain = self._engine.domain(request.domain)
+        domain = version.engine.domain(request.domain)
         local: Outcome | None = None  # at hand if the bridge had to know how certain the local model is
 
         async def confidence() -> float:
             nonlocal local
-            local = await self._batcher.submit(Item(request.text, domain, confidence=True))
+            local = await version.batcher.submit(Item(request.text, domain, confidence=True))
             assert local.recognized.confidence is not None
             return local.recognized.confidence
 
-        prompt, left_s = self._engine.prompt(domain), self._left_s(context)
+        prompt, left_s = version.engine.prompt(domain), self._left_s(context)
         answer = await self._bridge.answer(prompt, request.text, mode, left_s, confidence)
         answered = time.perf_counter()
         outcome = local
         if outcome is None or answer.spans is not None:
-            outcome = await self._batcher.submit(Item(request.text, domain, answer.spans))
+            outcome = await version.batcher.submit(Item(request.text, domain, answer.spans))
         kept = [entity for entity in outcome.recognized.entities if entity.score >= request.min_score]
         return ner_pb2.RecognizeResponse(
             entities=[_entity(entity, request.text) for entity in kept],

@@ -7,11 +7,25 @@ import uuid
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.code_pb2 import INTERNAL, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED
+from google.rpc.code_pb2 import (
+    FAILED_PRECONDITION,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+)
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from smallm.errors import InvalidRequestError, OverloadedError, UnknownDomainError
+from smallm.errors import (
+    InvalidRequestError,
+    LoadError,
+    OverloadedError,
+    UnavailableError,
+    UnknownDomainError,
+    UnknownVersionError,
+)
 
 _log = logging.getLogger(__name__)
 DOMAIN = "smallm"
@@ -26,9 +40,15 @@ def to_status(error: Exception) -> Status:
         resource = ResourceInfo(resource_type="domain", resource_name=error.domain, description=str(error))
         return _status(NOT_FOUND, "UNKNOWN_DOMAIN", str(error), resource)
     if isinstance(error, OverloadedError):
-        delay = Duration()
-        delay.FromMilliseconds(int(1000 * error.retry_after_s))
-        return _status(RESOURCE_EXHAUSTED, "OVERLOADED", str(error), RetryInfo(retry_delay=delay))
+        return _status(RESOURCE_EXHAUSTED, "OVERLOADED", str(error), _retry(error.retry_after_s))
+    if isinstance(error, UnavailableError):
+        return _status(UNAVAILABLE, error.reason, str(error), _retry(error.retry_after_s))
+    if isinstance(error, UnknownVersionError):
+        resource = ResourceInfo(resource_type="bundle_version", resource_name=error.version, description=str(error))
+        return _status(NOT_FOUND, "UNKNOWN_VERSION", str(error), resource)
+    if isinstance(error, LoadError):  # its message names paths: for the log
+        _log.error("%s: %s", error.reason, error)
+        return _status(FAILED_PRECONDITION, error.reason, "the bundle was not taken; the server's log says why")
     incident = uuid.uuid4().hex[:12]
     # The traceback has code lines and types, but str(error) may hold a customer's text.
     _log.error("internal error %s: %s", incident, _trace(error))
@@ -40,6 +60,12 @@ def _status(code: int, reason: str, message: str, *details: Message) -> Status:
     for detail in (ErrorInfo(reason=reason, domain=DOMAIN), *details):
         status.details.add().Pack(detail)
     return status
+
+
+def _retry(after_s: float) -> RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(int(1000 * after_s))
+    return RetryInfo(retry_delay=delay)
 
 
 def _trace(error: Exception) -> str:

@@ -36,7 +36,7 @@ def serving(settings: Settings) -> Iterator[str]:
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with running(replace(settings, listen="127.0.0.1:0")) as port:
+        async with running(replace(settings, listen="127.0.0.1:0", notice_s=0)) as port:
             address.append(f"127.0.0.1:{port}")
             ready.set()
             await asyncio.to_thread(stop.wait)
