@@ -55,39 +55,82 @@ class StoreError(SmallmError):
     """The store of LLM answers could not be read or written; the message holds no text and no password."""
 
 
-class OverloadedError(SmallmError):
-    """The server's queue is full; the caller may retry after `retry_after_s` seconds."""
+class RequestError(SmallmError):
+    """A server refuses a call or an item. The message is sent to the caller: no path, no text of a request.
+
+    What a caller sees of each kind (code, reason, details) is decided in `smallm_runtime.status`.
+    """
+
+
+class RetryLaterError(RequestError):
+    """The same call may succeed after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class UnavailableError(SmallmError):
-    """The server cannot answer now; `reason` is LOADING or STOPPING. The caller may retry after `retry_after_s`."""
+class OverloadedError(RetryLaterError):
+    """The server has as much to do as it can hold: a full queue, too many calls or streams."""
+
+
+class UnavailableError(RetryLaterError):
+    """The server cannot answer now; `reason` is LOADING or STOPPING."""
 
     def __init__(self, reason: str, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.reason, self.retry_after_s = reason, retry_after_s
+        super().__init__(message, retry_after_s)
+        self.reason = reason
 
 
-class UnknownVersionError(SmallmError):
+class DeadlineError(RequestError):
+    """The caller's deadline has passed, or cannot be met."""
+
+
+class UnauthenticatedError(RequestError):
+    """The caller's credentials are not accepted; the message says no more than that."""
+
+
+class CredentialsMissingError(UnauthenticatedError):
+    """The caller showed no credentials, and the server asks for some."""
+
+
+class PermissionDeniedError(RequestError):
+    """The caller is known but may not do this; `scope` is what its credentials lack."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"these credentials do not have the scope '{scope}'")
+        self.scope = scope
+
+
+class UnknownMethodError(RequestError):
+    """There is no such method on this server."""
+
+
+class UnknownVersionError(RequestError):
     """No loaded bundle is called so."""
 
     def __init__(self, version: str, known: list[str]) -> None:
-        super().__init__(f"no bundle version '{version}' is loaded; there are: {', '.join(known)}")
-        self.version = version
+        self.version = version[:64]
+        super().__init__(f"no bundle version '{self.version}' is loaded; there are: {', '.join(known)}")
 
 
-class InvalidRequestError(SmallmError):
+class MalformedMessageError(RequestError):
+    """The bytes of a request are no message of the method's kind."""
+
+
+class InvalidRequestError(RequestError):
     """A request field is invalid; `field` is its path, as in `items[3].text`."""
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+        super().__init__(f"{field}: {message}" if field else message)
         self.field, self.description = field, message
 
 
-class UnknownDomainError(SmallmError):
+class TooLargeError(InvalidRequestError):
+    """A field, or the whole message (`field` is ''), is larger than the server takes; smaller pieces would do."""
+
+
+class UnknownDomainError(RequestError):
     """The bundle has no head for the requested domain."""
 
     def __init__(self, domain: str, known: list[str]) -> None:

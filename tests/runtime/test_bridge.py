@@ -22,7 +22,8 @@ from tests.fake_llm import FakeLLM, Fault, replies_of
 from tests.llm.bridges import settings as bridge_settings
 from tests.llm.bridges import stored
 from tests.llm.faults import FAULTS
-from tests.runtime.test_server import serving, spans
+from tests.runtime.servers import serving
+from tests.runtime.test_server import spans
 
 DEADLINE_S, GRACE_S = 1.5, 0.1
 

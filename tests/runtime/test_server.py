@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -22,46 +18,11 @@ from smallm.cli import main
 from smallm.client import Client, Result
 from smallm.documents import Span
 from smallm.errors import ArtifactError, ServerError
-from smallm.llm.settings import BridgeSettings
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from tests.conftest import SampleDomain
 from tests.fake_llm import FakeLLM, Fault
 from tests.llm.bridges import settings as bridge_settings
-
-
-@contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """A server in its own thread and event loop; yields its address."""
-    address: list[str] = []
-    ready, stop = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with running(replace(settings, listen="127.0.0.1:0", notice_s=0)) as port:
-            address.append(f"127.0.0.1:{port}")
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=[serve()])
-    thread.start()
-    assert ready.wait(60)
-    try:
-        yield address[0]
-    finally:
-        stop.set()
-        thread.join(30)
-
-
-@pytest.fixture(scope="module")
-def store(sample: SampleDomain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("store") / "answers.sqlite"
-    assert main(["llm", "import", str(sample.answers), "--store", str(file)]) == 0
-    return file
-
-
-@pytest.fixture(scope="module")
-def address(bundle_folder: Path, store: Path) -> Iterator[str]:
-    with serving(Settings(bundle_folder, bridge=BridgeSettings(store=str(store)))) as where:
-        yield where
+from tests.runtime.servers import serving
 
 
 def spans(result: Result | ServerError) -> list[Span]:
@@ -129,7 +90,7 @@ def test_errors_are_statuses_with_details(address: str) -> None:
         stub.Recognize(ner_pb2.RecognizeRequest(text="泵", min_score=2))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert detail(caught.value, error_details_pb2.BadRequest).field_violations[0].field == "min_score"  # type: ignore[attr-defined]
-    assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "INVALID_ARGUMENT"  # type: ignore[attr-defined]
+    assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "INVALID_FIELD"  # type: ignore[attr-defined]
     with pytest.raises(grpc.RpcError) as caught:
         stub.Recognize(ner_pb2.RecognizeRequest(text="泵", domain="elsewhere"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND

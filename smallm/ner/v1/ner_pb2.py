@@ -22,48 +22,55 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smallm/ner/v1/ner.proto\x12\rsmallm.ner.v1\x1a\x17google/rpc/status.proto\"m\n\x10RecognizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12(\n\x08llm_mode\x18\x03 \x01(\x0e\x32\x16.smallm.ner.v1.LlmMode\x12\x11\n\tmin_score\x18\x04 \x01(\x02\"\x9a\x01\n\x11RecognizeResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Entity\x12#\n\x03llm\x18\x02 \x01(\x0b\x32\x16.smallm.ner.v1.LlmPart\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.smallm.ner.v1.Timings\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\"G\n\x15\x42\x61tchRecognizeRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"A\n\x16\x42\x61tchRecognizeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.smallm.ner.v1.BatchItem\"p\n\tBatchItem\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x16StreamRecognizeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"\x8a\x01\n\x17StreamRecognizeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"|\n\x06\x45ntity\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12+\n\x06source\x18\x06 \x01(\x0e\x32\x1b.smallm.ner.v1.EntitySource\"w\n\x07LlmPart\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.smallm.ner.v1.LlmStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1d\n\x10local_confidence\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x13\n\x11_local_confidence\"c\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06llm_us\x18\x02 \x01(\x03\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x10\n\x08model_us\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\"\x14\n\x12ListDomainsRequest\"=\n\x13ListDomainsResponse\x12&\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Domain\"9\n\x06\x44omain\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05types\x18\x02 \x03(\t\x12\x12\n\nhas_prompt\x18\x03 \x01(\x08*\x98\x01\n\x07LlmMode\x12\x18\n\x14LLM_MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cLLM_MODE_OFF\x10\x01\x12\x18\n\x14LLM_MODE_CACHED_ONLY\x10\x02\x12\x11\n\rLLM_MODE_WAIT\x10\x03\x12\x17\n\x13LLM_MODE_BACKGROUND\x10\x04\x12\x1b\n\x17LLM_MODE_WHEN_UNCERTAIN\x10\x05*u\n\x0c\x45ntitySource\x12\x1d\n\x19\x45NTITY_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NTITY_SOURCE_LLM\x10\x01\x12\x17\n\x13\x45NTITY_SOURCE_LOCAL\x10\x02\x12\x16\n\x12\x45NTITY_SOURCE_BOTH\x10\x03*k\n\tLlmStatus\x12\x1a\n\x16LLM_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10LLM_STATUS_FRESH\x10\x01\x12\x15\n\x11LLM_STATUS_CACHED\x10\x02\x12\x15\n\x11LLM_STATUS_ABSENT\x10\x03\x32\xf7\x02\n\nNerService\x12N\n\tRecognize\x12\x1f.smallm.ner.v1.RecognizeRequest\x1a .smallm.ner.v1.RecognizeResponse\x12]\n\x0e\x42\x61tchRecognize\x12$.smallm.ner.v1.BatchRecognizeRequest\x1a%.smallm.ner.v1.BatchRecognizeResponse\x12\x64\n\x0fStreamRecognize\x12%.smallm.ner.v1.StreamRecognizeRequest\x1a&.smallm.ner.v1.StreamRecognizeResponse(\x01\x30\x01\x12T\n\x0bListDomains\x12!.smallm.ner.v1.ListDomainsRequest\x1a\".smallm.ner.v1.ListDomainsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17smallm/ner/v1/ner.proto\x12\rsmallm.ner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x9d\x01\n\x10RecognizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12(\n\x08llm_mode\x18\x03 \x01(\x0e\x32\x16.smallm.ner.v1.LlmMode\x12\x11\n\tmin_score\x18\x04 \x01(\x02\x12.\n\x0boffset_unit\x18\x05 \x01(\x0e\x32\x19.smallm.ner.v1.OffsetUnit\"\xf9\x01\n\x11RecognizeResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Entity\x12#\n\x03llm\x18\x02 \x01(\x0b\x32\x16.smallm.ner.v1.LlmPart\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.smallm.ner.v1.Timings\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12-\n\nprovenance\x18\x05 \x01(\x0b\x32\x19.smallm.ner.v1.Provenance\x12.\n\x0boffset_unit\x18\x06 \x01(\x0e\x32\x19.smallm.ner.v1.OffsetUnit\"I\n\nProvenance\x12\x15\n\rbundle_sha256\x18\x01 \x01(\t\x12\x13\n\x0bhead_sha256\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"G\n\x15\x42\x61tchRecognizeRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"A\n\x16\x42\x61tchRecognizeResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.smallm.ner.v1.BatchItem\"p\n\tBatchItem\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"V\n\x16StreamRecognizeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.smallm.ner.v1.RecognizeRequest\"\x8a\x01\n\x17StreamRecognizeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32 .smallm.ner.v1.RecognizeResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"|\n\x06\x45ntity\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05score\x18\x05 \x01(\x02\x12+\n\x06source\x18\x06 \x01(\x0e\x32\x1b.smallm.ner.v1.EntitySource\"\xa8\x01\n\x07LlmPart\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.smallm.ner.v1.LlmStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1d\n\x10local_confidence\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12/\n\x0b\x61nswered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x13\n\x11_local_confidence\"c\n\x07Timings\x12\x10\n\x08total_us\x18\x01 \x01(\x03\x12\x0e\n\x06llm_us\x18\x02 \x01(\x03\x12\x10\n\x08queue_us\x18\x03 \x01(\x03\x12\x10\n\x08model_us\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\"\x14\n\x12ListDomainsRequest\"=\n\x13ListDomainsResponse\x12&\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x15.smallm.ner.v1.Domain\"9\n\x06\x44omain\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05types\x18\x02 \x03(\t\x12\x12\n\nhas_prompt\x18\x03 \x01(\x08*\x98\x01\n\x07LlmMode\x12\x18\n\x14LLM_MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cLLM_MODE_OFF\x10\x01\x12\x18\n\x14LLM_MODE_CACHED_ONLY\x10\x02\x12\x11\n\rLLM_MODE_WAIT\x10\x03\x12\x17\n\x13LLM_MODE_BACKGROUND\x10\x04\x12\x1b\n\x17LLM_MODE_WHEN_UNCERTAIN\x10\x05*\x84\x01\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x1b\n\x17OFFSET_UNIT_CODE_POINTS\x10\x01\x12 \n\x1cOFFSET_UNIT_UTF16_CODE_UNITS\x10\x02\x12\x1a\n\x16OFFSET_UNIT_UTF8_BYTES\x10\x03*u\n\x0c\x45ntitySource\x12\x1d\n\x19\x45NTITY_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NTITY_SOURCE_LLM\x10\x01\x12\x17\n\x13\x45NTITY_SOURCE_LOCAL\x10\x02\x12\x16\n\x12\x45NTITY_SOURCE_BOTH\x10\x03*k\n\tLlmStatus\x12\x1a\n\x16LLM_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10LLM_STATUS_FRESH\x10\x01\x12\x15\n\x11LLM_STATUS_CACHED\x10\x02\x12\x15\n\x11LLM_STATUS_ABSENT\x10\x03*\xa0\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1a\n\x16\x45RROR_REASON_TOO_LARGE\x10\x02\x12\"\n\x1e\x45RROR_REASON_MALFORMED_MESSAGE\x10\x03\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_DOMAIN\x10\x04\x12 \n\x1c\x45RROR_REASON_UNKNOWN_VERSION\x10\x05\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x06\x12\x18\n\x14\x45RROR_REASON_LOADING\x10\x07\x12\x19\n\x15\x45RROR_REASON_STOPPING\x10\x08\x12\x19\n\x15\x45RROR_REASON_DEADLINE\x10\t\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\n\x12$\n ERROR_REASON_CREDENTIALS_MISSING\x10\x0b\x12%\n!ERROR_REASON_CREDENTIALS_REJECTED\x10\x0c\x12\x1e\n\x1a\x45RROR_REASON_SCOPE_MISSING\x10\r\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_METHOD\x10\x0e\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0f\x12\x1f\n\x1b\x45RROR_REASON_BUNDLE_INVALID\x10\x10\x12\x1f\n\x1b\x45RROR_REASON_BUNDLE_CHANGED\x10\x11\x12\x1f\n\x1b\x45RROR_REASON_WARM_UP_FAILED\x10\x12\x12\x1e\n\x1a\x45RROR_REASON_CANARY_FAILED\x10\x13\x12\x1b\n\x17\x45RROR_REASON_NAME_TAKEN\x10\x14\x32\xf7\x02\n\nNerService\x12N\n\tRecognize\x12\x1f.smallm.ner.v1.RecognizeRequest\x1a .smallm.ner.v1.RecognizeResponse\x12]\n\x0e\x42\x61tchRecognize\x12$.smallm.ner.v1.BatchRecognizeRequest\x1a%.smallm.ner.v1.BatchRecognizeResponse\x12\x64\n\x0fStreamRecognize\x12%.smallm.ner.v1.StreamRecognizeRequest\x1a&.smallm.ner.v1.StreamRecognizeResponse(\x01\x30\x01\x12T\n\x0bListDomains\x12!.smallm.ner.v1.ListDomainsRequest\x1a\".smallm.ner.v1.ListDomainsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smallm.ner.v1.ner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LLMMODE']._serialized_start=1311
-  _globals['_LLMMODE']._serialized_end=1463
-  _globals['_ENTITYSOURCE']._serialized_start=1465
-  _globals['_ENTITYSOURCE']._serialized_end=1582
-  _globals['_LLMSTATUS']._serialized_start=1584
-  _globals['_LLMSTATUS']._serialized_end=1691
-  _globals['_RECOGNIZEREQUEST']._serialized_start=67
-  _globals['_RECOGNIZEREQUEST']._serialized_end=176
-  _globals['_RECOGNIZERESPONSE']._serialized_start=179
-  _globals['_RECOGNIZERESPONSE']._serialized_end=333
-  _globals['_BATCHRECOGNIZEREQUEST']._serialized_start=335
-  _globals['_BATCHRECOGNIZEREQUEST']._serialized_end=406
-  _globals['_BATCHRECOGNIZERESPONSE']._serialized_start=408
-  _globals['_BATCHRECOGNIZERESPONSE']._serialized_end=473
-  _globals['_BATCHITEM']._serialized_start=475
-  _globals['_BATCHITEM']._serialized_end=587
-  _globals['_STREAMRECOGNIZEREQUEST']._serialized_start=589
-  _globals['_STREAMRECOGNIZEREQUEST']._serialized_end=675
-  _globals['_STREAMRECOGNIZERESPONSE']._serialized_start=678
-  _globals['_STREAMRECOGNIZERESPONSE']._serialized_end=816
-  _globals['_ENTITY']._serialized_start=818
-  _globals['_ENTITY']._serialized_end=942
-  _globals['_LLMPART']._serialized_start=944
-  _globals['_LLMPART']._serialized_end=1063
-  _globals['_TIMINGS']._serialized_start=1065
-  _globals['_TIMINGS']._serialized_end=1164
-  _globals['_LISTDOMAINSREQUEST']._serialized_start=1166
-  _globals['_LISTDOMAINSREQUEST']._serialized_end=1186
-  _globals['_LISTDOMAINSRESPONSE']._serialized_start=1188
-  _globals['_LISTDOMAINSRESPONSE']._serialized_end=1249
-  _globals['_DOMAIN']._serialized_start=1251
-  _globals['_DOMAIN']._serialized_end=1308
-  _globals['_NERSERVICE']._serialized_start=1694
-  _globals['_NERSERVICE']._serialized_end=2069
+  _globals['_LLMMODE']._serialized_start=1613
+  _globals['_LLMMODE']._serialized_end=1765
+  _globals['_OFFSETUNIT']._serialized_start=1768
+  _globals['_OFFSETUNIT']._serialized_end=1900
+  _globals['_ENTITYSOURCE']._serialized_start=1902
+  _globals['_ENTITYSOURCE']._serialized_end=2019
+  _globals['_LLMSTATUS']._serialized_start=2021
+  _globals['_LLMSTATUS']._serialized_end=2128
+  _globals['_ERRORREASON']._serialized_start=2131
+  _globals['_ERRORREASON']._serialized_end=2803
+  _globals['_RECOGNIZEREQUEST']._serialized_start=101
+  _globals['_RECOGNIZEREQUEST']._serialized_end=258
+  _globals['_RECOGNIZERESPONSE']._serialized_start=261
+  _globals['_RECOGNIZERESPONSE']._serialized_end=510
+  _globals['_PROVENANCE']._serialized_start=512
+  _globals['_PROVENANCE']._serialized_end=585
+  _globals['_BATCHRECOGNIZEREQUEST']._serialized_start=587
+  _globals['_BATCHRECOGNIZEREQUEST']._serialized_end=658
+  _globals['_BATCHRECOGNIZERESPONSE']._serialized_start=660
+  _globals['_BATCHRECOGNIZERESPONSE']._serialized_end=725
+  _globals['_BATCHITEM']._serialized_start=727
+  _globals['_BATCHITEM']._serialized_end=839
+  _globals['_STREAMRECOGNIZEREQUEST']._serialized_start=841
+  _globals['_STREAMRECOGNIZEREQUEST']._serialized_end=927
+  _globals['_STREAMRECOGNIZERESPONSE']._serialized_start=930
+  _globals['_STREAMRECOGNIZERESPONSE']._serialized_end=1068
+  _globals['_ENTITY']._serialized_start=1070
+  _globals['_ENTITY']._serialized_end=1194
+  _globals['_LLMPART']._serialized_start=1197
+  _globals['_LLMPART']._serialized_end=1365
+  _globals['_TIMINGS']._serialized_start=1367
+  _globals['_TIMINGS']._serialized_end=1466
+  _globals['_LISTDOMAINSREQUEST']._serialized_start=1468
+  _globals['_LISTDOMAINSREQUEST']._serialized_end=1488
+  _globals['_LISTDOMAINSRESPONSE']._serialized_start=1490
+  _globals['_LISTDOMAINSRESPONSE']._serialized_end=1551
+  _globals['_DOMAIN']._serialized_start=1553
+  _globals['_DOMAIN']._serialized_end=1610
+  _globals['_NERSERVICE']._serialized_start=2806
+  _globals['_NERSERVICE']._serialized_end=3181
 # @@protoc_insertion_point(module_scope)

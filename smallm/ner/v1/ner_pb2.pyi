@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
@@ -56,6 +57,34 @@ LLM_MODE_WHEN_UNCERTAIN: LlmMode.ValueType  # 5
 """As WAIT, but only where the local model's confidence is below the server's threshold."""
 Global___LlmMode: _TypeAlias = LlmMode  # noqa: Y015
 
+class _OffsetUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OffsetUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OffsetUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OFFSET_UNIT_UNSPECIFIED: _OffsetUnit.ValueType  # 0
+    """code points"""
+    OFFSET_UNIT_CODE_POINTS: _OffsetUnit.ValueType  # 1
+    """Python, Go's runes"""
+    OFFSET_UNIT_UTF16_CODE_UNITS: _OffsetUnit.ValueType  # 2
+    """Java, C#, JavaScript"""
+    OFFSET_UNIT_UTF8_BYTES: _OffsetUnit.ValueType  # 3
+    """Go's strings, Rust, C"""
+
+class OffsetUnit(_OffsetUnit, metaclass=_OffsetUnitEnumTypeWrapper):
+    """What the offsets of an answer count. All are of the text as it was sent, from 0."""
+
+OFFSET_UNIT_UNSPECIFIED: OffsetUnit.ValueType  # 0
+"""code points"""
+OFFSET_UNIT_CODE_POINTS: OffsetUnit.ValueType  # 1
+"""Python, Go's runes"""
+OFFSET_UNIT_UTF16_CODE_UNITS: OffsetUnit.ValueType  # 2
+"""Java, C#, JavaScript"""
+OFFSET_UNIT_UTF8_BYTES: OffsetUnit.ValueType  # 3
+"""Go's strings, Rust, C"""
+Global___OffsetUnit: _TypeAlias = OffsetUnit  # noqa: Y015
+
 class _EntitySource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -104,6 +133,100 @@ LLM_STATUS_ABSENT: LlmStatus.ValueType  # 3
 """none; `reason` says why"""
 Global___LlmStatus: _TypeAlias = LlmStatus  # noqa: Y015
 
+class _ErrorReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
+    ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
+    """INVALID_ARGUMENT, BadRequest: correct the field"""
+    ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 2
+    """INVALID_ARGUMENT, BadRequest: send less at once"""
+    ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 3
+    """INVALID_ARGUMENT: the bytes are no message of this kind, or hold invalid UTF-8"""
+    ERROR_REASON_UNKNOWN_DOMAIN: _ErrorReason.ValueType  # 4
+    """NOT_FOUND, ResourceInfo: ListDomains has the names"""
+    ERROR_REASON_UNKNOWN_VERSION: _ErrorReason.ValueType  # 5
+    """NOT_FOUND, ResourceInfo: of the bundle"""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 6
+    """RESOURCE_EXHAUSTED, RetryInfo"""
+    ERROR_REASON_LOADING: _ErrorReason.ValueType  # 7
+    """UNAVAILABLE, RetryInfo"""
+    ERROR_REASON_STOPPING: _ErrorReason.ValueType  # 8
+    """UNAVAILABLE, RetryInfo"""
+    ERROR_REASON_DEADLINE: _ErrorReason.ValueType  # 9
+    """DEADLINE_EXCEEDED: passed, or cannot be met"""
+    ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 10
+    """CANCELLED"""
+    ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 11
+    """UNAUTHENTICATED"""
+    ERROR_REASON_CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 12
+    """UNAUTHENTICATED"""
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 13
+    """PERMISSION_DENIED"""
+    ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 14
+    """UNIMPLEMENTED"""
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 15
+    """INTERNAL: the message has an id that the server's log shares"""
+    ERROR_REASON_BUNDLE_INVALID: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION, of a reload: missing, altered, of another format"""
+    ERROR_REASON_BUNDLE_CHANGED: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION: while it was read"""
+    ERROR_REASON_WARM_UP_FAILED: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION"""
+    ERROR_REASON_CANARY_FAILED: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION: answers otherwise than at export"""
+    ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: by another bundle"""
+
+class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
+    """ErrorInfo.reason of every error, there without the prefix: "OVERLOADED". docs/api.md says what to do about each."""
+
+ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
+ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
+"""INVALID_ARGUMENT, BadRequest: correct the field"""
+ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 2
+"""INVALID_ARGUMENT, BadRequest: send less at once"""
+ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 3
+"""INVALID_ARGUMENT: the bytes are no message of this kind, or hold invalid UTF-8"""
+ERROR_REASON_UNKNOWN_DOMAIN: ErrorReason.ValueType  # 4
+"""NOT_FOUND, ResourceInfo: ListDomains has the names"""
+ERROR_REASON_UNKNOWN_VERSION: ErrorReason.ValueType  # 5
+"""NOT_FOUND, ResourceInfo: of the bundle"""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 6
+"""RESOURCE_EXHAUSTED, RetryInfo"""
+ERROR_REASON_LOADING: ErrorReason.ValueType  # 7
+"""UNAVAILABLE, RetryInfo"""
+ERROR_REASON_STOPPING: ErrorReason.ValueType  # 8
+"""UNAVAILABLE, RetryInfo"""
+ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 9
+"""DEADLINE_EXCEEDED: passed, or cannot be met"""
+ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 10
+"""CANCELLED"""
+ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 11
+"""UNAUTHENTICATED"""
+ERROR_REASON_CREDENTIALS_REJECTED: ErrorReason.ValueType  # 12
+"""UNAUTHENTICATED"""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 13
+"""PERMISSION_DENIED"""
+ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 14
+"""UNIMPLEMENTED"""
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
+"""INTERNAL: the message has an id that the server's log shares"""
+ERROR_REASON_BUNDLE_INVALID: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION, of a reload: missing, altered, of another format"""
+ERROR_REASON_BUNDLE_CHANGED: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION: while it was read"""
+ERROR_REASON_WARM_UP_FAILED: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION"""
+ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION: answers otherwise than at export"""
+ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: by another bundle"""
+Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
 @_typing.final
 class RecognizeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -112,12 +235,14 @@ class RecognizeRequest(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     LLM_MODE_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
+    OFFSET_UNIT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     domain: _builtins.str
     """May be empty where the server has a single domain."""
     llm_mode: Global___LlmMode.ValueType
     min_score: _builtins.float
     """Entities with a lower score are left out; 0 to 1."""
+    offset_unit: Global___OffsetUnit.ValueType
     def __init__(
         self,
         *,
@@ -125,10 +250,11 @@ class RecognizeRequest(_message.Message):
         domain: _builtins.str = ...,
         llm_mode: Global___LlmMode.ValueType = ...,
         min_score: _builtins.float = ...,
+        offset_unit: Global___OffsetUnit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "llm_mode", b"llm_mode", "min_score", b"min_score", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "llm_mode", b"llm_mode", "min_score", b"min_score", "offset_unit", b"offset_unit", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,7 +268,11 @@ class RecognizeResponse(_message.Message):
     LLM_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    OFFSET_UNIT_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
+    offset_unit: Global___OffsetUnit.ValueType
+    """of the entities; never unspecified"""
     @_builtins.property
     def entities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entity]:
         """ascending, free of overlaps"""
@@ -151,6 +281,8 @@ class RecognizeResponse(_message.Message):
     def llm(self) -> Global___LlmPart: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def provenance(self) -> Global___Provenance: ...
     def __init__(
         self,
         *,
@@ -158,14 +290,46 @@ class RecognizeResponse(_message.Message):
         llm: Global___LlmPart | None = ...,
         timings: Global___Timings | None = ...,
         domain: _builtins.str = ...,
+        provenance: Global___Provenance | None = ...,
+        offset_unit: Global___OffsetUnit.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["llm", b"llm", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["llm", b"llm", "provenance", b"provenance", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entities", b"entities", "llm", b"llm", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entities", b"entities", "llm", b"llm", "offset_unit", b"offset_unit", "provenance", b"provenance", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecognizeResponse: _TypeAlias = RecognizeResponse  # noqa: Y015
+
+@_typing.final
+class Provenance(_message.Message):
+    """What answered, so that an answer can be traced and repeated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_SHA256_FIELD_NUMBER: _builtins.int
+    HEAD_SHA256_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    bundle_sha256: _builtins.str
+    """of the bundle's manifest.json, which holds the hash of every other file"""
+    head_sha256: _builtins.str
+    """of the domain's head graph"""
+    variant: _builtins.str
+    """the encoder's number format: fp32, int8, ..."""
+    def __init__(
+        self,
+        *,
+        bundle_sha256: _builtins.str = ...,
+        head_sha256: _builtins.str = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sha256", b"bundle_sha256", "head_sha256", b"head_sha256", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
 
 @_typing.final
 class BatchRecognizeRequest(_message.Message):
@@ -298,7 +462,7 @@ class Entity(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     start: _builtins.int
-    """Unicode code points from 0"""
+    """in the unit asked for"""
     end: _builtins.int
     """exclusive"""
     type: _builtins.str
@@ -332,6 +496,7 @@ class LlmPart(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     LOCAL_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
     status: Global___LlmStatus.ValueType
     reason: _builtins.str
     """Why absent: off, not_configured, not_cached, demonstration, certain, background, busy, over_budget, privacy,
@@ -340,16 +505,21 @@ class LlmPart(_message.Message):
     """
     local_confidence: _builtins.float
     """The local model's calibrated confidence in its own entities, 0 to 1, where the mode had to know it."""
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp:
+        """When the LLM gave the answer that was used: now if fresh, earlier if remembered. Not there if absent or not known."""
+
     def __init__(
         self,
         *,
         status: Global___LlmStatus.ValueType = ...,
         reason: _builtins.str = ...,
         local_confidence: _builtins.float | None = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "local_confidence", b"local_confidence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "answered_at", b"answered_at", "local_confidence", b"local_confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "local_confidence", b"local_confidence", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence", "answered_at", b"answered_at", "local_confidence", b"local_confidence", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__local_confidence: _TypeAlias = _typing.Literal["local_confidence"]  # noqa: Y015
     _WhichOneofArgType__local_confidence: _TypeAlias = _typing.Literal["_local_confidence", b"_local_confidence"]  # noqa: Y015

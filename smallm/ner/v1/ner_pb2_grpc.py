@@ -28,9 +28,10 @@ if _version_not_supported:
 class NerServiceStub:
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     def __init__(self, channel):
@@ -64,9 +65,10 @@ class NerServiceStub:
 class NerServiceServicer:
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     def Recognize(self, request, context):
@@ -131,9 +133,10 @@ def add_NerServiceServicer_to_server(servicer, server):
 class NerService:
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     @staticmethod

@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class NerServiceStub:
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     @_typing.overload
@@ -51,9 +52,10 @@ class NerServiceStub:
 class NerServiceAsyncStub(NerServiceStub):
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,9 +71,10 @@ class NerServiceAsyncStub(NerServiceStub):
 class NerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Recognises entities in Chinese text with a local encoder, fused with an LLM's answer where there is one.
 
-    Errors are google.rpc.Status: ErrorInfo always (domain "smallm"), BadRequest with the field's path for bad
-    input, ResourceInfo for an unknown domain, RetryInfo where it is worth asking again. Trouble with the LLM
-    is no error: the answer then comes from the local model and says so in its LlmPart.
+    Errors are google.rpc.Status, of a whole call in its trailing metadata, of an item in its `error`. Every one
+    carries ErrorInfo with domain "smallm" and a reason of `ErrorReason`; BadRequest has the field's path for bad
+    input, ResourceInfo the unknown domain, RetryInfo when to ask again. Trouble with the LLM is no error: the
+    answer then comes from the local model and says so in its LlmPart.
     """
 
     @_abc_1.abstractmethod
