@@ -18,6 +18,7 @@ from smallm.errors import ArtifactError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_MAX_JSON = 256 << 20  # bytes
 
 
 @contextmanager
@@ -64,15 +65,36 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 def read_versioned(path: Path, version: int, hint: str) -> dict[str, Any]:
     """A JSON object whose `format` is `version`. Raises ArtifactError; `hint` says what writes such a file."""
+    return parse_versioned(read_bytes(path, hint), path, version)
+
+
+def read_bytes(path: Path, hint: str) -> bytes:
+    """All of a file that is to hold JSON. Raises ArtifactError; `hint` says what writes such a file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as handle:
+            content = handle.read(_MAX_JSON + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path.parent}: no {path.name}; {hint}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > _MAX_JSON:
+        raise ArtifactError(f"{path}: larger than {_MAX_JSON >> 20} MB; {hint}")
+    return content
+
+
+def parse_versioned(content: bytes, path: Path, version: int) -> dict[str, Any]:
+    """`content` of the file at `path` as a JSON object whose `format` is `version`. Raises ArtifactError."""
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{path}: not valid JSON ({error.msg}, line {error.lineno})") from None
+    except RecursionError:
+        raise ArtifactError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ArtifactError(f"{path}: not valid JSON ({error})") from None
     found = value.get("format") if isinstance(value, dict) else None
     if found != version:
-        raise ArtifactError(f"{path}: format {found}; this smallm {__version__} reads {version}")
+        raise ArtifactError(f"{path}: format {str(found)[:40]}; this smallm {__version__} reads {version}")
     return dict(value)
 
 
@@ -108,6 +130,13 @@ def _exchange(new: Path, old: Path) -> None:
     old.rename(aside)
     new.rename(old)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return value
 
 
 def _sync(path: Path) -> None:

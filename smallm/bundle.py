@@ -1,6 +1,7 @@
 """The bundle: what `export-onnx` writes and the server needs, and nothing else.
 
 manifest.json            versions, encoder, domains (labels, CRF, choice), parity, sha256 of every file
+manifest.sig             signatures of the manifest, if `smallm bundle sign` made any
 tokenizer.json
 encoder.onnx             one for all domains
 heads/DOMAIN/head.onnx
@@ -9,8 +10,8 @@ heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM an
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from smallm import __version__, atomic
+from smallm import seal as sealing
 from smallm.crf import Array, constrained
 from smallm.errors import ArtifactError, LabelError, UnknownDomainError
 from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 
 FORMAT = 2
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURES = sealing.MANIFEST, sealing.SIGNATURES
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # also a folder's name inside the bundle
@@ -99,16 +101,20 @@ class Manifest:
 
 def seal(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` with the size and sha256 of every file in `folder`."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    hashes = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files
-    }
-    atomic.write_json(folder / MANIFEST, asdict(manifest) | {"files": hashes})
+    atomic.write_json(folder / MANIFEST, asdict(manifest) | {"files": sealing.hashes(folder)})
 
 
-def read(folder: Path, *, verify: bool = True) -> Manifest:
-    """Read a bundle's manifest and, unless told otherwise, check every file's hash. Raises ArtifactError."""
-    value = atomic.read_versioned(folder / MANIFEST, FORMAT, "`smallm export-onnx` writes such a bundle")
+def read(folder: Path, *, verify: bool = True, trusted: Sequence[Path] = ()) -> Manifest:
+    """Read a bundle's manifest and, unless told otherwise, check every file's hash. Raises ArtifactError.
+
+    With `trusted` public keys, one of them must have signed; nothing of the bundle is believed before.
+    """
+    raw = atomic.read_bytes(folder / MANIFEST, "`smallm export-onnx` writes such a bundle")
+    if trusted:
+        from smallm import signing  # its library takes a while to load
+
+        signing.verify(raw, folder / SIGNATURES, trusted)
+    value = atomic.parse_versioned(raw, folder / MANIFEST, FORMAT)
     try:
         domains = {name: Domain(**domain) for name, domain in value["domains"].items()}
         manifest = Manifest(**{**value, "encoder": EncoderInfo(**value["encoder"]), "domains": domains})
@@ -133,14 +139,4 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     unlisted = [name for name in needed if name not in manifest.files]
     if unlisted:
         raise ArtifactError(f"{folder / MANIFEST}: does not list {', '.join(unlisted)}; export the bundle again")
-    for name, stated in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ArtifactError(f"{folder}: {name} is missing; copy the bundle again")
-        if _sha256(file) != stated["sha256"]:
-            raise ArtifactError(f"{folder}: {name} was altered (its sha256 differs from the manifest's); copy it again")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    sealing.verify(folder, manifest.files)

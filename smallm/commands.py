@@ -61,6 +61,7 @@ COMMANDS = {
     "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
     "convert": Command("smallm.convert", "annotated text from one format to another", ""),
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
+    "bundle": Command("smallm.bundle_command", "check and sign a bundle", "cpu"),
     "experiment": Command(
         "smallm_train.experiment.command", "datasets x sizes x seeds x systems of a .toml, and their report", "train"
     ),
