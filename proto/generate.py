@@ -1,4 +1,4 @@
-"""Generate the gRPC stubs into smallm/ner/v1 (`--check`: fail if those there differ)."""
+"""Generate the gRPC stubs into smallm/ (`--check`: fail if those there differ)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INCLUDES = [
     Path(status_pb2.__file__).parents[2],  # googleapis-common-protos ships its .proto files
     Path(grpc_tools.__file__).parent / "_proto",
 ]
-SOURCES = ["smallm/ner/v1/ner.proto"]
+SOURCES = ["smallm/ner/v1/ner.proto", "smallm/admin/v1/admin.proto"]
 
 
 def generate(out: Path) -> None:

@@ -30,8 +30,8 @@ class ArtifactError(SmallmError):
 class LoadError(ArtifactError):
     """A bundle may not serve. `reason`, for programs, is one of
 
-    BUNDLE_INVALID (missing, altered, of another format), BUNDLE_CHANGED (while it was read), WARM_UP_FAILED,
-    CANARY_FAILED (answers otherwise than at export), NAME_TAKEN (by another bundle).
+    BUNDLE_INVALID (missing, altered, of another format), BUNDLE_CHANGED (while it was read), LOAD_FAILED
+    (for want of memory, say), WARM_UP_FAILED, CANARY_FAILED (answers otherwise than at export), NAME_TAKEN.
     """
 
     def __init__(self, reason: str, message: str) -> None:

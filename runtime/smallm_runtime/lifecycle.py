@@ -1,13 +1,19 @@
-"""From loading to draining: which bundle serves, and what health says about it."""
+"""From loading to draining: which bundle serves, what health says about it, and in which order it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, TypeVar
 
-from smallm.errors import LoadError, SmallmError, UnavailableError
+import grpc
+
+from smallm.errors import LoadError, UnavailableError
 from smallm_runtime import loading
 from smallm_runtime.batcher import Batcher
 from smallm_runtime.health import Health
@@ -15,68 +21,120 @@ from smallm_runtime.settings import Settings
 from smallm_runtime.versions import Version, Versions
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 CLOSE_S = 10.0  # for what is queued at a stop
 
 
-@dataclass(frozen=True)
-class Reloaded:
-    """What serves after a reload, the current version first; `changed` is false if it did before."""
+class State(StrEnum):
+    """What the server is doing."""
 
-    versions: list[Version]
-    changed: bool
+    LOADING = "loading"
+    SERVING = "serving"
+    RECOVERING = "recovering"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class FailedReload:
+    """`reason` is a LoadError's."""
+
+    reason: str
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Lifecycle:
     """Loads, reloads and stops. One reload at a time; a failed one changes nothing."""
 
     def __init__(self, settings: Settings, versions: Versions, health: Health) -> None:
-        self.versions, self.health = versions, health
-        self._settings = settings
+        self.versions = versions
+        self.failed_reload: FailedReload | None = None
+        self.worker_restarts = 0
+        self._settings, self._health = settings, health
         self._lock = asyncio.Lock()
         self._stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def state(self) -> State:
+        """As health tells it, and why."""
+        if self._stopping:
+            return State.STOPPING
+        if self.versions.current is None:
+            return State.LOADING
+        return State.SERVING if self._health.serving else State.RECOVERING
 
     async def start(self) -> None:
         """Load what was asked for, then be healthy. Raises LoadError, and serves nothing."""
-        await self.reload()
-        await self.health.set(True)
+        await self._load_all()
+        await self._health.set(True)
 
-    async def reload(self) -> Reloaded:
-        """Load what the paths lead to now, then swap. Raises LoadError, and what served goes on serving."""
-        async with self._lock:
-            if self._stopping:
-                raise UnavailableError("STOPPING", "the server is stopping", self._settings.grace_s)
-            before = self.versions.serving
-            fresh: list[Version] = []
-            try:
-                wanted = [await self._version(path, fresh) for path in (self._settings.bundle, *self._settings.beside)]
-                _refuse_ambiguity(wanted)
-            except SmallmError:
-                await asyncio.gather(*(version.batcher.close() for version in fresh))
-                raise
-            self.versions.swap(wanted[0], wanted[1:])
-        if fresh:
-            _log.info("serving bundle %s", ", ".join(f"{one.name} {one.fingerprint[:12]}" for one in wanted))
-        return Reloaded(wanted, wanted != before)
+    async def reload(self) -> bool:
+        """Load what the paths lead to now, then swap; whether that changed anything.
 
-    async def stop(self) -> None:
-        """After the last request: finish what is queued, for a while, and close what is loaded."""
+        Raises LoadError, and what served goes on serving. Goes on if its caller goes away.
+        """
+        return await asyncio.shield(self.spawn(self._reload()))
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that is not forgotten while it runs."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self, server: grpc.aio.Server) -> None:
+        """Say so first, answer meanwhile, then end calls, what is queued, and the sessions; bounded in time.
+
+        Those who watch health have moved away before a call is refused.
+        """
         self._stopping = True
+        await self._health.set(False)
+        await asyncio.sleep(self._settings.notice_s)
+        await server.stop(self._settings.grace_s)
         async with self._lock:  # a reload that is running ends first
             try:
                 await asyncio.wait_for(self.versions.close(), CLOSE_S)
             except TimeoutError:
                 _log.error("a batch did not end within %.0f s; leaving it", CLOSE_S)
 
+    async def _reload(self) -> bool:
+        try:
+            changed = await self._load_all()
+        except LoadError as error:
+            self.failed_reload = FailedReload(error.reason)
+            _log.error("the reload failed, what served goes on serving: %s: %s", error.reason, error)
+            raise
+        self.failed_reload = None
+        return changed
+
+    async def _load_all(self) -> bool:
+        async with self._lock:
+            if self._stopping:
+                raise UnavailableError("STOPPING", "the server is stopping", self._settings.grace_s)
+            before, fresh = self.versions.serving, list[Version]()
+            try:
+                paths = (self._settings.bundle, *self._settings.beside)
+                wanted = [await self._version(path, fresh) for path in paths]
+                _refuse_ambiguity(wanted)
+            except BaseException:
+                await asyncio.gather(*(version.batcher.close() for version in fresh))
+                raise
+            self.versions.swap(wanted[0], wanted[1:])
+        if fresh:
+            _log.info("serving bundle %s", ", ".join(f"{one.name} {one.fingerprint[:12]}" for one in wanted))
+        return wanted != before
+
     async def _version(self, path: Path, fresh: list[Version]) -> Version:
         """The version at `path`: one that serves already if it is the same, else a new one, noted in `fresh`."""
-        found = await asyncio.to_thread(loading.fingerprint, path)
+        folder = await asyncio.to_thread(path.resolve)
+        found = await asyncio.to_thread(loading.fingerprint, folder)
         for version in (*self.versions.serving, *fresh):
-            if version.fingerprint == found and version.name == path.resolve().name:
+            if (version.name, version.fingerprint) == (folder.name, found):
                 return version
-        loaded = await asyncio.to_thread(loading.load, path, self._settings.threads, self._settings.device)
-        batcher = Batcher(loaded.engine.run)
+        engine = await asyncio.to_thread(loading.load, folder, found, self._settings.threads, self._settings.device)
+        batcher = Batcher(engine.run)
         batcher.start()
-        version = Version(loaded.name, loaded.fingerprint, loaded.engine, batcher)
+        version = Version(folder.name, found, engine, batcher)
         fresh.append(version)
         return version
 

@@ -1,9 +1,8 @@
-"""A bundle on disk to a version that may serve: verified, loaded, verified again, warmed up, its canaries answered."""
+"""A bundle on disk to an engine that may serve: verified, loaded, verified again, warmed up, canaries answered."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from smallm import bundle
@@ -11,49 +10,46 @@ from smallm.errors import ArtifactError, LoadError
 from smallm_runtime.engine import Engine, Item
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A bundle that is ready to serve."""
-
-    name: str
-    fingerprint: str
-    engine: Engine
-
-
-def fingerprint(path: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """sha256 of the manifest, which holds those of all files; hexadecimal. Raises LoadError."""
     try:
-        return hashlib.sha256((path / bundle.MANIFEST).read_bytes()).hexdigest()
+        return hashlib.sha256((folder / bundle.MANIFEST).read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        raise LoadError(
+            "BUNDLE_INVALID", f"{folder}: no {bundle.MANIFEST}; `smallm export-onnx` writes a bundle"
+        ) from None
     except OSError as error:
-        reason = f"no {bundle.MANIFEST}" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise LoadError("BUNDLE_INVALID", f"{path}: {reason}; `smallm export-onnx` writes a bundle") from None
+        raise LoadError("BUNDLE_INVALID", f"{folder / bundle.MANIFEST}: {error.strerror}") from None
 
 
-def load(path: Path, threads: int | None, device: str) -> Loaded:
-    """Load the bundle that `path` leads to now. Takes seconds, blocks. Raises LoadError.
+def load(folder: Path, expected: str, threads: int | None, device: str) -> Engine:
+    """Load the bundle whose fingerprint is `expected`. Takes seconds, blocks. Raises LoadError.
 
-    The files are hashed before and after they are read: a folder that is replaced meanwhile, in whole or
-    in part, is refused rather than served half old and half new.
+    `folder` is followed through no link any more, and its files are hashed before and after they are read: one
+    that is replaced meanwhile, in whole or in part, is refused rather than served half old and half new.
     """
-    folder = path.resolve()
-    begun = fingerprint(folder)
     try:
         engine = Engine.load(folder, threads, device)
     except ArtifactError as error:
         raise LoadError("BUNDLE_INVALID", str(error)) from None
-    try:
-        bundle.read(folder)
-        same = fingerprint(folder) == begun
-    except ArtifactError:
-        same = False
-    if not same:
-        raise LoadError("BUNDLE_CHANGED", f"{path}: was changed while it was read; reload when it is complete")
+    except Exception as error:  # too little memory, say
+        raise LoadError("LOAD_FAILED", f"{folder}: cannot be loaded ({type(error).__name__})") from error
+    if not _is_still(folder, expected):
+        raise LoadError("BUNDLE_CHANGED", f"{folder}: was changed while it was read; reload when it is complete")
     try:
         _warm_up(engine)
     except Exception as error:
-        raise LoadError("WARM_UP_FAILED", f"{path}: cannot answer ({type(error).__name__})") from error
+        raise LoadError("WARM_UP_FAILED", f"{folder}: cannot answer ({type(error).__name__})") from error
     _check_canaries(engine)
-    return Loaded(folder.name, begun, engine)
+    return engine
+
+
+def _is_still(folder: Path, expected: str) -> bool:
+    try:
+        bundle.read(folder)
+        return fingerprint(folder) == expected
+    except ArtifactError:
+        return False
 
 
 def _warm_up(engine: Engine) -> None:

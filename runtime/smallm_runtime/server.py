@@ -14,10 +14,12 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
 from smallm.errors import ArtifactError, SmallmError
 from smallm.llm.bridge import Bridge
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from smallm_runtime import health
+from smallm_runtime.admin import AdminService
 from smallm_runtime.health import Health
 from smallm_runtime.interceptor import ErrorInterceptor
 from smallm_runtime.lifecycle import Lifecycle
@@ -29,6 +31,7 @@ from smallm_runtime.versions import Versions
 __all__ = ["SERVICE", "Settings", "running", "serve"]
 _log = logging.getLogger(__name__)
 SERVICE = ner_pb2.DESCRIPTOR.services_by_name["NerService"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ SERVICES = [
         lambda parts, server: ner_pb2_grpc.add_NerServiceServicer_to_server(
             NerService(parts.versions, parts.bridge), server
         ),
+    ),
+    Service(
+        ADMIN,
+        lambda parts, server: admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(parts.lifecycle), server),
     ),
 ]
 
@@ -90,7 +97,7 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
     While bundles load, health is NOT_SERVING and calls are refused as UNAVAILABLE; `started` is told the parts
     when they have.
     """
-    async with contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:  # unwound from the last to the first
         bridge = await asyncio.to_thread(Bridge, settings.bridge)
         stack.push_async_callback(_close_bridge, bridge)
         names = [service.name for service in SERVICES]
@@ -108,8 +115,7 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
             stack.callback(serve_metrics(settings.metrics, bridge.metrics))
         await checks.set(False)
         await server.start()
-        stack.push_async_callback(lifecycle.stop)
-        stack.push_async_callback(_stop_calls, server, checks, settings)
+        stack.push_async_callback(lifecycle.stop, server)
         await lifecycle.start()
         if started is not None:
             started(parts)
@@ -119,11 +125,11 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
 async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reloads. `ready` is told the port."""
     loop = asyncio.get_running_loop()
-    stop, lifecycles, reloads = asyncio.Event(), list[Lifecycle](), set[asyncio.Task[None]]()
+    stop, lifecycles = asyncio.Event(), list[Lifecycle]()
 
     def reload() -> None:  # before the first load has ended there is nothing to reload
-        reloads.update(asyncio.create_task(_reload(lifecycle)) for lifecycle in lifecycles)
-        reloads.difference_update([task for task in reloads if task.done()])
+        for lifecycle in lifecycles:
+            lifecycle.spawn(_reload(lifecycle))
 
     for number, action in ((signal.SIGTERM, stop.set), (signal.SIGINT, stop.set), (signal.SIGHUP, reload)):
         with contextlib.suppress(NotImplementedError):  # not on Windows
@@ -135,17 +141,8 @@ async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
 
 
 async def _reload(lifecycle: Lifecycle) -> None:
-    try:
+    with contextlib.suppress(SmallmError):  # it is in the log
         await lifecycle.reload()
-    except SmallmError as error:
-        _log.error("the reload failed, what served goes on serving: %s", error)
-
-
-async def _stop_calls(server: grpc.aio.Server, checks: Health, settings: Settings) -> None:
-    """Say so first, answer meanwhile, then end: those who watch health have moved away before a call is refused."""
-    await checks.set(False)
-    await asyncio.sleep(settings.notice_s)
-    await server.stop(settings.grace_s)
 
 
 async def _close_bridge(bridge: Bridge) -> None:
