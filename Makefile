@@ -36,6 +36,7 @@ proto: $(STAMP)
 
 proto-check: $(STAMP)
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python proto/check.py
 
 clean:
 	rm -rf demo work .pytest_cache .mypy_cache .ruff_cache .hypothesis
