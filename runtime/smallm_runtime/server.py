@@ -24,6 +24,7 @@ from smallm_runtime.health import Health
 from smallm_runtime.interceptor import ErrorInterceptor
 from smallm_runtime.lifecycle import Lifecycle
 from smallm_runtime.metrics import serve_metrics
+from smallm_runtime.recognition import Limits, Recognition
 from smallm_runtime.service import NerService
 from smallm_runtime.settings import Settings
 from smallm_runtime.versions import Versions
@@ -56,7 +57,7 @@ SERVICES = [
     Service(
         SERVICE,
         lambda parts, server: ner_pb2_grpc.add_NerServiceServicer_to_server(
-            NerService(parts.versions, parts.bridge), server
+            NerService(parts.versions, Recognition(parts.bridge, Limits())), server
         ),
     ),
     Service(

@@ -40,11 +40,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """The LLM's part. `spans` is None exactly if absent, and `reason` then says why."""
+    """The LLM's part. `spans` is None exactly if absent, and `reason` then says why.
+
+    `answered` is when the LLM gave it, in seconds since 1970; 0 where absent or unknown.
+    """
 
     status: Status
     spans: Sequence[Span] | None = None
     reason: Reason | None = None
+    answered: float = field(default=0.0, compare=False)
 
 
 def absent(reason: Reason) -> Answer:
@@ -58,6 +62,7 @@ class _Known:
 
     spans: list[Span] | None = None
     refused: Mapping[int, Reason] = field(default_factory=dict)
+    answered: float = 0.0
 
 
 class _Running(Flight):
@@ -157,7 +162,7 @@ class Bridge:
     def _settled(self, known: _Known) -> Answer | None:
         """The answer if what is known leaves nothing to ask."""
         if known.spans is not None:
-            return Answer(Status.CACHED, known.spans)
+            return Answer(Status.CACHED, known.spans, answered=known.answered)
         if all(line.index in known.refused for line in self.asker.lines):
             return absent(next(iter(known.refused.values()), Reason.NOT_CACHED))
         return None
@@ -212,7 +217,7 @@ class Bridge:
                 if settled is not None:
                     return settled
                 derived = await self.asker.ask(question, known.refused, flight)
-                return Answer(Status.FRESH, derived.spans(question.types))
+                return Answer(Status.FRESH, derived.spans(question.types), answered=derived.created)
             finally:
                 renewal.cancel()
                 await self._release(name, owner)
@@ -248,7 +253,7 @@ class Bridge:
     def _read(self, question: Question) -> _Known:
         derived = self._store.tags(question.keys, question.reader)
         if derived is not None:
-            return _Known(derived.spans(question.types))
+            return _Known(derived.spans(question.types), answered=derived.created)
         records = self._store.records(question.keys)
         refused: dict[int, Reason] = {}
         for candidate in question.candidates:
@@ -263,7 +268,7 @@ class Bridge:
                     reason = Reason(error.reason)
                 else:
                     self._store.derive(record.key, derived)
-                    return _Known(derived.spans(question.types))
+                    return _Known(derived.spans(question.types), answered=derived.created)
             refused.setdefault(candidate.endpoint, reason)
         return _Known(None, refused)
 

@@ -66,7 +66,7 @@ def _add_purge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unusable", action="store_true", help="replies that are no answer")
     parser.add_argument("--domain", help="those of a domain")
     parser.add_argument("--model", help="those of a model")
-    parser.add_argument("--older-than", type=float, metavar="DAYS", help="those that are older")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="those known to be older")
     parser.add_argument("--all", action="store_true", help="everything")
 
 
@@ -165,7 +165,7 @@ def _purge(args: argparse.Namespace) -> int:
     if args.model is not None:
         conditions.append(lambda record: record.model == args.model)
     if args.older_than is not None:
-        conditions.append(lambda record: record.created < now - args.older_than * _DAY_S)
+        conditions.append(lambda record: 0 < record.created < now - args.older_than * _DAY_S)
     if bool(conditions) == args.all:
         raise DataError("say which answers: conditions, or --all")
     with _opened(args.store) as store:

@@ -56,9 +56,10 @@ def read(path: Path, prompt_path: Path | None = None) -> list[tuple[Record, Deri
 
 
 def recorded(prompt: Prompt, text: str, reply: str) -> Record:
-    """A reply recorded elsewhere, as the answer to `text` whichever model is asked."""
+    """A reply recorded elsewhere at an unknown time, as the answer to `text` whichever model is asked."""
     request = ask(RECORDED, prompt, text)
-    return Record(request.key, prompt.domain, RECORDED.provider, RECORDED.name, text, prompt.type_names, reply)
+    types, model = prompt.type_names, RECORDED
+    return Record(request.key, prompt.domain, model.provider, model.name, text, types, reply, created=0.0)
 
 
 def with_tags(record: Record) -> tuple[Record, Derived | None]:

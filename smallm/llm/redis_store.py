@@ -35,7 +35,8 @@ if old[1] then
     redis.call('DECRBY', KEYS[3], old[3])
 end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'outcome', ARGV[3], 'expires', ARGV[4], 'size', ARGV[5])
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], ARGV[7], ARGV[8]) end
+redis.call('HSET', KEYS[1], 'created', ARGV[7])
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], ARGV[8], ARGV[9]) end
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 redis.call('INCRBY', KEYS[3], ARGV[5])
 return 1
@@ -120,14 +121,14 @@ class RedisStore:
         now = self._clock()
         with _mapped():
             if len(keys) == 1:
-                found = [self._redis.hget(_answer(keys[0]), reader)]
+                found = [self._redis.hmget(_answer(keys[0]), reader, "created")]
             else:
                 pipeline = self._redis.pipeline(transaction=False)
                 for key in keys:
-                    pipeline.hget(_answer(key), reader)
+                    pipeline.hmget(_answer(key), reader, "created")
                 found = pipeline.execute()
-            for key, packed in zip(keys, found, strict=True):
-                derived = None if packed is None else _unpacked(reader, packed)
+            for key, (packed, created) in zip(keys, found, strict=True):
+                derived = None if packed is None else _unpacked(reader, packed, float(created or 0))
                 if derived is not None and not 0 < derived.expires <= now:
                     if self._touches.note(key, now):
                         self._write_touches()
@@ -146,6 +147,7 @@ class RedisStore:
             pipeline = self._redis.pipeline(transaction=True)
             for record, derived in entries:
                 fields = [record.key, _json(record), record.outcome or "", record.expires, record.size, now]
+                fields.append(record.created)
                 tags = [derived.reader, _packed(derived)] if derived else ["", ""]
                 self._put([_answer(record.key), _USED, _TOTAL], [*fields, *tags], client=pipeline)
             kept = sum(pipeline.execute())
@@ -180,7 +182,7 @@ class RedisStore:
             if record.outcome:
                 outcomes[record.outcome] = outcomes.get(record.outcome, 0) + 1
             with _mapped():
-                derived += int(self._redis.hlen(_answer(record.key))) > len(_FIELDS)
+                derived += bool(set(self._redis.hkeys(_answer(record.key))) - _PLAIN)
         with _mapped():
             total = int(self._redis.get(_TOTAL) or 0)
         return Stats(
@@ -227,6 +229,7 @@ class RedisStore:
 
 
 _FIELDS = ("record", "outcome", "expires", "size")
+_PLAIN = {name.encode() for name in (*_FIELDS, "created")}  # an answer's other fields are tags, by their reader
 
 
 @contextmanager
@@ -249,8 +252,8 @@ def _packed(derived: Derived) -> bytes:
     return _EXPIRES.pack(derived.expires) + derived.tags
 
 
-def _unpacked(reader: str, packed: Any) -> Derived:
-    return Derived(reader, packed[_EXPIRES.size :], _EXPIRES.unpack_from(packed)[0])
+def _unpacked(reader: str, packed: Any, created: float) -> Derived:
+    return Derived(reader, packed[_EXPIRES.size :], _EXPIRES.unpack_from(packed)[0], created)
 
 
 def _json(record: Record) -> str:

@@ -42,7 +42,10 @@ CREATE TRIGGER answers_removed AFTER DELETE ON answers BEGIN
     DELETE FROM tags WHERE key = old.key;
 END;
 """
-_READ_TAGS = "SELECT tags, expires FROM tags WHERE key = ? AND reader = ?"
+_READ_TAGS = (
+    "SELECT tags.tags, tags.expires, answers.created FROM tags JOIN answers USING (key) "
+    "WHERE tags.key = ? AND tags.reader = ?"
+)
 
 
 class SQLiteStore:
@@ -81,7 +84,7 @@ class SQLiteStore:
                 if self._touches.note(key, now):
                     with self._transaction():
                         self._write_touches()
-                return Derived(reader, row[0], row[1])
+                return Derived(reader, *row)
         return None
 
     def records(self, keys: Sequence[str]) -> dict[str, Record]:

@@ -28,7 +28,7 @@ class Record:
     """A raw reply and how it came about. `text` is the text as it was sent, redacted if it was.
 
     `outcome` is empty for a usable reply, else why it is none. Times are seconds since 1970;
-    `expires` 0 is never. `latency_s` is 0 where unknown.
+    `expires` 0 is never. `created`, when the LLM answered, and `latency_s` are 0 where unknown.
     """
 
     key: str
@@ -58,16 +58,17 @@ class Record:
         """Its tags under this parser version. Raises LLMError if it is no usable answer."""
         spans = read_reply(self.reply, self.text, self.types)
         packed = compact.encode(spans, len(self.text), LabelSet(self.types))
-        return Derived(reader(self.types), packed, self.expires)
+        return Derived(reader(self.types), packed, self.expires, self.created)
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """Tags made of a reply (see `compact`), keyed with their `reader`."""
+    """Tags made of a reply (see `compact`), keyed with their `reader`. `created` is the record's."""
 
     reader: str
     tags: bytes
     expires: float = 0.0
+    created: float = 0.0
 
     def spans(self, types: Sequence[str]) -> list[Span]:
         """The spans they stand for."""

@@ -289,3 +289,15 @@ def test_a_fault_of_ours_is_an_absent_answer_too(
     monkeypatch.setattr(Questions, "about", explode)
     assert answers(settings(fake.url), "机密") == [absent(Reason.UNAVAILABLE)]
     assert "RuntimeError" in caplog.text and "机密" not in caplog.text
+
+
+def test_an_answer_says_when_the_llm_gave_it_and_a_recording_does_not_know(fake: FakeLLM, tmp_path: Path) -> None:
+    told, before = settings(fake.url, store=tmp_path / "s"), time.time()
+    (fresh,) = answers(told, TEXT)
+    (cached,) = answers(told, TEXT)
+    assert before <= fresh.answered <= time.time() and cached.answered == fresh.answered
+    store = open_store(str(tmp_path / "recorded"))
+    store.put([exchange.with_tags(exchange.recorded(PROMPT, TEXT, '[{"W": "泵", "L": "EQUIP"}]'))])
+    store.close()
+    (recorded,) = answers(settings(fake.url, store=tmp_path / "recorded"), TEXT)
+    assert recorded.status == "cached" and recorded.answered == 0

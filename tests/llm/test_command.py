@@ -149,7 +149,7 @@ def test_stats_and_purge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["llm", "purge", path]) == 1 and "conditions, or --all" in capsys.readouterr().err
     store = open_store(path)
     (good,) = (record for record in store.scan() if record.outcome is None)
-    store.put([(replace(good, key="1" * 64, created=0.0, expires=1.0, domain="other"), None)])
+    store.put([(replace(good, key="1" * 64, created=1.0, expires=1.0, domain="other"), None)])
     store.close()
     for condition, count in (
         (["--expired", "--domain", "维修"], 0),

@@ -78,7 +78,7 @@ def test_what_is_put_is_found_whole_by_every_process(opened: Open) -> None:
     assert store.put([(kept, kept.derive())]) == 1
     assert store.records(["0" * 64, kept.key]) == {kept.key: kept}
     found = store.tags(["0" * 64, kept.key], reader(TYPES))
-    assert found is not None and found.spans(TYPES) == [Span(1, 2, "EQUIP")]
+    assert found == kept.derive() and found.spans(TYPES) == [Span(1, 2, "EQUIP")]
     assert len(found.tags) == len(kept.text)
     again = opened()
     assert list(again.scan()) == [kept] and again.tags([kept.key], reader(TYPES)) == found
