@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 from smallm.documents import Span
@@ -15,8 +16,9 @@ def token_span(span: Span, offsets: Offsets) -> TagSpan | None:
 
     `offsets` are ascending, as Tokens has them.
     """
-    covered = [index for index, (start, end) in enumerate(offsets) if start < span.end and end > span.start]
-    return TagSpan(covered[0], covered[-1] + 1, span.type) if covered else None
+    first = bisect_right(offsets, span.start, key=_end)
+    last = bisect_left(offsets, span.end, key=_start)
+    return TagSpan(first, last, span.type) if first < last else None
 
 
 def spans_to_tags(spans: Iterable[Span], offsets: Offsets, labels: LabelSet) -> list[int]:
@@ -44,3 +46,11 @@ def tags_to_spans(tags: Sequence[int], offsets: Offsets, labels: LabelSet) -> li
         if not spans or span.start >= spans[-1].end:
             spans.append(span)
     return spans
+
+
+def _start(offset: tuple[int, int]) -> int:
+    return offset[0]
+
+
+def _end(offset: tuple[int, int]) -> int:
+    return offset[1]

@@ -57,14 +57,20 @@ def viterbi_batch(sequences: Sequence[Array], start: Array, transitions: Array) 
 
 
 def run_posteriors(
-    emissions: Array, start: Array, transitions: Array, tags: list[int], runs: list[tuple[int, int]]
+    emissions: NDArray[np.floating],
+    start: NDArray[np.floating],
+    transitions: NDArray[np.floating],
+    tags: list[int],
+    runs: list[tuple[int, int]],
 ) -> list[float]:
     """Posterior probability of `tags` on each run of positions [start, end), by forward-backward.
 
     Exact for the run whatever surrounds it: the field confidence of Culotta and McCallum (2004).
+    In float64: over a thousand tokens float32 loses the second decimal.
     """
     if not runs:
         return []
+    emissions, start, transitions = (np.asarray(one, dtype=np.float64) for one in (emissions, start, transitions))
     forward, backward = np.empty_like(emissions), np.zeros_like(emissions)
     forward[0] = start + emissions[0]
     for position in range(1, len(emissions)):
@@ -82,7 +88,7 @@ def run_posteriors(
     return scores
 
 
-def _logsumexp(values: Array, axis: int) -> Array:
+def _logsumexp(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     highest = values.max(axis=axis, keepdims=True)
     summed = np.log(np.exp(values - highest).sum(axis=axis, keepdims=True)) + highest
-    return np.asarray(summed.squeeze(axis), dtype=np.float32)
+    return np.asarray(summed.squeeze(axis))

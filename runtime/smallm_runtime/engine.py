@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from smallm.crf import Array
 from smallm.documents import Span
 from smallm.fusion import Decoder, Entity, Way, head_inputs, recognize
 from smallm.llm.prompt import Prompt
-from smallm.tokenization import TextTokenizer, Tokens
-from smallm.windows import cut, stitch
-from smallm_runtime.sessions import available_cpus, open_session
+from smallm.tokenization import PackedTokens, TextTokenizer, Tokens
+from smallm_runtime.profile import Profile
+from smallm_runtime.sessions import open_session
+from smallm_runtime.stretches import Stretch, Stretches
 
-MAX_BATCH_TOKENS = 4096  # padded tokens an encoder call; bounds its memory
+LONG_TEXT = 4096  # code points from which a text's tokens are packed
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Recognized:
     confidence: float | None = None
 
 
+@dataclass(eq=False)
+class Work:
+    """A text on its way: `result` is there when it is done; `stretches` is the engine's."""
+
+    item: Item
+    result: Recognized | None = None
+    stretches: Stretches | None = None
+
+
 @dataclass(frozen=True)
 class _Head:
     session: onnxruntime.InferenceSession
@@ -64,12 +75,12 @@ class _Head:
 
 
 class Engine:
-    """Encoder, heads and tokenizer of one bundle. Thread-safe; one call at a time is fastest."""
+    """Encoder, heads and tokenizer of one bundle. Thread-safe."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int, device: str) -> None:
-        self.manifest = manifest
+    def __init__(self, folder: Path, manifest: Manifest, device: str, profile: Profile) -> None:
+        self.manifest, self.profile = manifest, profile
         self._tokenizer = TextTokenizer.load(folder)
-        self._encoder = open_session(folder / bundle.ENCODER, threads, device)
+        self._encoder = open_session(folder / bundle.ENCODER, profile.threads, device, profile.spinning, profile.arena)
         self._heads = {
             name: _Head(
                 open_session(folder / bundle.head_file(name), 1),  # too small to share out
@@ -81,9 +92,12 @@ class Engine:
         }
 
     @classmethod
-    def load(cls, folder: Path, threads: int | None = None, device: str = "cpu") -> Engine:
-        """Verify and load the bundle in `folder`. Raises ArtifactError."""
-        return cls(folder, bundle.read(folder), threads or available_cpus(), device)
+    def load(
+        cls, folder: Path, threads: int | None = None, device: str = "cpu", profile: Profile | None = None
+    ) -> Engine:
+        """Verify and load the bundle in `folder`. `threads` overrides the profile's. Raises ArtifactError."""
+        chosen = profile or Profile()
+        return cls(folder, bundle.read(folder), device, replace(chosen, threads=threads) if threads else chosen)
 
     @property
     def domains(self) -> list[str]:
@@ -112,32 +126,65 @@ class Engine:
 
     def run(self, items: Sequence[Item]) -> list[Recognized]:
         """As `recognize`, with confidences. Raises UnknownDomainError."""
-        heads = [self._heads[self.domain(item.domain)] for item in items]
-        tokens = self._tokenizer.encode_batch([item.text for item in items])
-        features = self._features(tokens)
-        return [
-            Recognized(
-                recognize(states, encoded.offsets, item.answer, head.emissions, head.decoder, item.way or head.way),
-                head.confidence(states) if item.confidence else None,
-            )
-            for item, head, encoded, states in zip(items, heads, tokens, features, strict=True)
-        ]
+        works = [Work(item) for item in items]
+        waiting = works
+        while waiting:
+            sizes = accumulate(len(work.item.text) for work in waiting)
+            self.step(waiting[: max(1, sum(size <= self.profile.round_tokens for size in sizes))])
+            waiting = [work for work in waiting if work.result is None]
+        return [work.result for work in works if work.result is not None]
 
-    def _features(self, texts: Sequence[Tokens]) -> list[Array]:
-        """Hidden states (n, layers, hidden) of each text, its windows encoded beside those of others."""
-        info = self.manifest.encoder
-        windows = [cut(len(tokens), info.window) for tokens in texts]
-        parts = [tokens.ids[w.start : w.end] for tokens, cuts in zip(texts, windows, strict=True) for w in cuts]
-        outputs = iter(self._encode(parts))
-        empty = np.zeros((0, len(info.layers), info.hidden), dtype=np.float32)
-        return [stitch(cuts, [next(outputs) for _ in cuts]) if cuts else empty for cuts in windows]
+    def step(self, works: Sequence[Work]) -> None:
+        """Take each text further: a short one to its end, one of more tokens than a round by a round's worth.
+
+        If it raises, none was taken further. Raises UnknownDomainError.
+        """
+        heads = [self._heads[self.domain(work.item.domain)] for work in works]
+        ways = self._begin(works)
+        parts = [way.parts() for way in ways]
+        outputs = iter(self._encode([part for of_one in parts for part in of_one]))
+        stretches = [
+            way.read([next(outputs) for _ in of_one]) if of_one else None
+            for way, of_one in zip(ways, parts, strict=True)
+        ]
+        found = [
+            self._decide(stretch, head, work.item) if stretch is not None else Recognized([], 1.0)
+            for stretch, head, work in zip(stretches, heads, works, strict=True)
+        ]
+        for work, way, stretch, recognized in zip(works, ways, stretches, found, strict=True):
+            if stretch is not None:
+                way.accept(stretch, recognized.entities, recognized.confidence)
+            if way.done:
+                work.result = Recognized(way.entities, way.confidence if work.item.confidence else None)
+
+    def _begin(self, works: Sequence[Work]) -> list[Stretches]:
+        """Every text's way, those that have none yet tokenised."""
+        fresh = [work for work in works if work.stretches is None]
+        short = [work for work in fresh if len(work.item.text) <= LONG_TEXT]
+        encoded: dict[Work, Tokens | PackedTokens] = dict(
+            zip(short, self._tokenizer.encode_batch([work.item.text for work in short]), strict=True)
+        )
+        window = self.manifest.encoder.window
+        at_once = max(1, self.profile.round_tokens // window)
+        for work in fresh:
+            tokens = encoded[work] if work in encoded else self._tokenizer.encode_long(work.item.text)
+            work.stretches = Stretches(tokens, window, work.item.answer, at_once)
+        return [work.stretches for work in works if work.stretches is not None]
+
+    def _decide(self, stretch: Stretch, head: _Head, item: Item) -> Recognized:
+        way = item.way or head.way
+        entities = recognize(stretch.features, stretch.offsets, stretch.answer, head.emissions, head.decoder, way)
+        return Recognized(entities, head.confidence(stretch.features) if item.confidence else None)
 
     def _encode(self, parts: Sequence[list[int]]) -> list[Array]:
+        """Hidden states (n, layers, hidden) of each part; parts share a call where padding costs less than a call."""
         order = sorted(range(len(parts)), key=lambda index: len(parts[index]))
         results: dict[int, Array] = {}
         while order:
             longest = len(parts[order[-1]]) + 2
-            chosen = order[-max(1, MAX_BATCH_TOKENS // longest) :]
+            least = longest - 2 - self.profile.padding_tokens
+            most = max(1, self.profile.round_tokens // longest)
+            chosen = [index for index in order[-most:] if len(parts[index]) >= least]
             del order[-len(chosen) :]
             stacked = self._encoder.run(None, self._tokenizer.encoder_inputs([parts[index] for index in chosen]))[0]
             for row, index in enumerate(chosen):

@@ -124,6 +124,10 @@ class Lifecycle:
             _log.info("serving bundle %s", ", ".join(f"{one.name} {one.fingerprint[:12]}" for one in wanted))
         return wanted != before
 
+    def _crashed(self, error: BaseException) -> None:
+        """An engine gave up. Say so; who watches health starts the server again."""
+        self.spawn(self._health.set(False))
+
     async def _version(self, path: Path, fresh: list[Version]) -> Version:
         """The version at `path`: one that serves already if it is the same, else a new one, noted in `fresh`."""
         folder = await asyncio.to_thread(path.resolve)
@@ -132,8 +136,7 @@ class Lifecycle:
             if (version.name, version.fingerprint) == (folder.name, found):
                 return version
         engine = await asyncio.to_thread(loading.load, folder, found, self._settings.threads, self._settings.device)
-        batcher = Batcher(engine.run)
-        batcher.start()
+        batcher = Batcher(engine.step, bundle_hash=found, crashed=self._crashed)
         version = Version(folder.name, found, engine, batcher)
         fresh.append(version)
         return version

@@ -60,18 +60,21 @@ class Recognition:
         domain = version.engine.domain(request.domain)
         local: Outcome | None = None  # at hand if the bridge had to know how certain the local model is
 
+        def left_s() -> float | None:
+            return None if remaining_s is None else remaining_s - (time.perf_counter() - begin)
+
         async def confidence() -> float:
             nonlocal local
-            local = await version.batcher.submit(Item(request.text, domain, confidence=True))
+            local = await version.batcher.submit(Item(request.text, domain, confidence=True), left_s())
             assert local.recognized.confidence is not None
             return local.recognized.confidence
 
-        prompt, left_s = version.engine.prompt(domain), self._llm_may_take(remaining_s)
-        answer = await self._bridge.answer(prompt, request.text, mode, left_s, confidence)
+        prompt, llm_s = version.engine.prompt(domain), self._llm_may_take(remaining_s)
+        answer = await self._bridge.answer(prompt, request.text, mode, llm_s, confidence)
         answered = time.perf_counter()
         outcome = local
         if outcome is None or answer.spans is not None:
-            outcome = await version.batcher.submit(Item(request.text, domain, answer.spans))
+            outcome = await version.batcher.submit(Item(request.text, domain, answer.spans), left_s())
         kept = [entity for entity in outcome.recognized.entities if entity.score >= request.min_score]
         return ner_pb2.RecognizeResponse(
             entities=_entities(kept, request.text, unit),

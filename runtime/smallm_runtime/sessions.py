@@ -19,17 +19,19 @@ def available_cpus() -> int:
     return max(1, int(min(len(os.sched_getaffinity(0)), _quota())))
 
 
-def open_session(model: Path, threads: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path, threads: int, device: str = "cpu", spinning: bool = False, arena: bool = False
+) -> onnxruntime.InferenceSession:
     """Open a graph. Raises ArtifactError if it is damaged or `device` cannot be had (no silent fallback).
 
-    The memory arena is off: it would keep the largest shape it ever saw. Threads do not spin: on a
-    shared machine spinning costs more than waking.
+    Unless a profile measured otherwise, the memory arena is off (it would keep the largest shape it ever saw) and
+    threads do not spin (on a shared machine spinning costs more than waking).
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.log_severity_level = 3
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():

@@ -14,7 +14,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from smallm_runtime import loading
-from smallm_runtime.engine import Engine, Item
+from smallm_runtime.engine import Engine, Item, Work
 from smallm_runtime.server import Settings, running
 
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
@@ -77,15 +77,15 @@ def settings(bundle: Path, *beside: Path) -> Settings:
 
 def hold_first_batch(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """Set when a request's first batch runs; until the other is set, it does not end."""
-    held, release, run, batches = threading.Event(), threading.Event(), Engine.run, itertools.count()
+    held, release, step, batches = threading.Event(), threading.Event(), Engine.step, itertools.count()
 
-    def slow(self: Engine, items: Sequence[Item]) -> Any:
-        if items[0].text == TEXT and next(batches) == 0:
+    def slow(self: Engine, works: Sequence[Work]) -> None:
+        if works[0].item.text == TEXT and next(batches) == 0:
             held.set()
             assert release.wait(30)
-        return run(self, items)
+        step(self, works)
 
-    monkeypatch.setattr(Engine, "run", slow)
+    monkeypatch.setattr(Engine, "step", slow)
     return held, release
 
 

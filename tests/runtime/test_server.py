@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from smallm_runtime.engine import Engine, Item, Recognized
+from smallm_runtime.engine import Engine, Item, Recognized, Work
 from smallm_runtime.server import SERVICE, Settings, running
 
 from smallm.cli import main
@@ -62,7 +62,7 @@ def test_every_answer_says_what_the_llm_had_to_do_with_it(address: str, sample: 
     assert (off.llm, off.llm_reason) == ("absent", "off")
     assert {entity.source for entity in off.entities} <= {"local"}
     assert (unknown.llm, unknown.llm_reason) == ("absent", "not_cached")
-    assert cached.timings["total_us"] >= cached.timings["model_us"] > 0 and cached.timings["batch_size"] >= 1
+    assert unknown.timings["total_us"] >= unknown.timings["model_us"] > 0 and unknown.timings["batch_size"] >= 1
 
 
 def test_min_score_empty_and_long_texts(address: str) -> None:
@@ -111,13 +111,14 @@ def test_a_bad_item_fails_alone_in_batch_and_stream(address: str) -> None:
 def test_an_internal_error_shows_neither_path_nor_text(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def explode(self: Engine, items: list[Item]) -> list[Recognized]:
-        if items[0].text != "预热":
-            raise RuntimeError(f"/etc/secret {items[0].text}")
-        return [Recognized([]) for _ in items]
+    def explode(self: Engine, works: list[Work]) -> None:
+        if works[0].item.text != "预热":
+            raise RuntimeError(f"/etc/secret {works[0].item.text}")
+        for work in works:
+            work.result = Recognized([])
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "run", explode)
+        patch.setattr(Engine, "step", explode)
         with serving(Settings(bundle_folder)) as where, Client(where) as client, pytest.raises(ServerError) as caught:
             client.recognize("客户机密")
     assert caught.value.code == "INTERNAL"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,15 @@ def test_offsets_are_ascending_inside_the_text_and_lose_nothing_visible(text: st
         previous = offset
     covered = {index for start, stop in tokens.offsets for index in range(start, stop)}
     assert {i for i, character in enumerate(text) if character.isalnum() and ord(character) < 0x3000} <= covered
+
+
+@given(st.lists(TEXTS | st.sampled_from(["泵，\u0301", "A" * 30, "か\u3099", "\n", "ＡＢ。c"])).map("".join))
+def test_a_long_text_in_blocks_has_the_tokens_of_the_whole(text: str) -> None:
+    whole = EMBEDDED.encode(text)
+    with mock.patch("smallm.tokenization.BLOCK", 5):
+        packed = EMBEDDED.encode_long(text)
+    assert len(packed) == len(whole) and packed[0 : len(packed)] == whole
+    assert packed[1:3] == whole[1:3]
 
 
 @given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), max_size=40))
