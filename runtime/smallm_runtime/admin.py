@@ -59,7 +59,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return [_version(one, _CURRENT if one is versions.current else _BESIDE) for one in versions.serving]
 
 
-def _version(version: Version, state: admin_pb2.VersionState) -> admin_pb2.Version:
+def _version(version: Version, state: admin_pb2.VersionState.ValueType) -> admin_pb2.Version:
     return admin_pb2.Version(
         name=version.name,
         fingerprint=version.fingerprint,

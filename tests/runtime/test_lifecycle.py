@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 from smallm_runtime import loading
 from smallm_runtime.engine import Engine, Item, Work
 from smallm_runtime.server import Settings, running
@@ -21,7 +22,6 @@ from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
 from smallm.errors import LoadError
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from tests.runtime.bundles import altered, switch, variant
-from tests.runtime.test_server import detail
 
 TEXT = "3号循环泵漏油，更换机械密封"
 Scores = list[tuple[int, int, float]]
@@ -35,6 +35,14 @@ def scores(response: Any) -> Scores:
 def expected(folder: Path) -> Scores:
     found = Engine.load(folder).recognize([Item(TEXT)])[0]
     return [(one.span.start, one.span.end, round(one.score, 4)) for one in found]
+
+
+def detail(error: grpc.RpcError, kind: type) -> Any:
+    """The detail of this kind in a refusal."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    found = [message for packed in status.details if packed.Unpack(message := kind())]
+    assert len(found) == 1, status
+    return found[0]
 
 
 class Stubs:
@@ -66,7 +74,7 @@ def with_server(told: Settings, use: Callable[[Stubs], Any]) -> None:
         async with running(told) as port:
             stubs = Stubs(port)
             await use(stubs)
-            await stubs.channel.close()
+            await stubs.channel.close(None)
 
     asyncio.run(asyncio.wait_for(go(), 60))
 
@@ -138,7 +146,7 @@ def test_a_bad_bundle_is_not_taken_and_what_served_goes_on(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.reload()
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == reason  # type: ignore[attr-defined, arg-type]
+        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == reason
         assert str(second) not in str(caught.value.details()) and str(second) in caplog.text
         assert await stubs.recognize() == old and await stubs.serving()
         status = await stubs.status()
@@ -186,7 +194,7 @@ def test_a_bundle_that_fails_its_warm_up_or_its_canaries_is_not_taken(
             with monkeypatch.context() as patch, pytest.raises(grpc.aio.AioRpcError) as caught:
                 patch.setattr(loading, name, failure)
                 await stubs.reload()
-            assert detail(caught.value, error_details_pb2.ErrorInfo).reason == reason  # type: ignore[attr-defined, arg-type]
+            assert detail(caught.value, error_details_pb2.ErrorInfo).reason == reason
             assert await stubs.recognize() == old
         assert (await stubs.reload()).changed
 
@@ -209,7 +217,7 @@ def test_versions_side_by_side_answer_those_who_name_them(bundles: Sequence[Path
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stubs.recognize(unknown)
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-            assert detail(caught.value, error_details_pb2.ResourceInfo).resource_name == unknown  # type: ignore[attr-defined, arg-type]
+            assert detail(caught.value, error_details_pb2.ResourceInfo).resource_name == unknown
 
     with_server(settings(link, second), use)
     with pytest.raises(LoadError, match="called v1"):
@@ -257,7 +265,12 @@ def test_while_a_bundle_loads_health_and_every_call_say_so(
         from smallm_runtime import server
 
         bind = server.bind
-        monkeypatch.setattr(server, "bind", lambda *args: port.append(bind(*args)) or port[0])
+
+        def noted(*arguments: Any) -> int:
+            port.append(bind(*arguments))
+            return port[0]
+
+        monkeypatch.setattr(server, "bind", noted)
         monkeypatch.setattr(Engine, "load", slow)
 
         async def serve() -> None:
@@ -272,8 +285,8 @@ def test_while_a_bundle_loads_health_and_every_call_say_so(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.recognize()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "LOADING"  # type: ignore[attr-defined, arg-type]
-        assert detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0  # type: ignore[attr-defined, arg-type]
+        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "LOADING"
+        assert detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
         assert (await stubs.status()).state == admin_pb2.SERVER_STATE_LOADING
         release.set()
         while not await stubs.serving():
@@ -281,7 +294,7 @@ def test_while_a_bundle_loads_health_and_every_call_say_so(
         assert await stubs.recognize()
         stopped.set()
         await task
-        await stubs.channel.close()
+        await stubs.channel.close(None)
 
     asyncio.run(asyncio.wait_for(go(), 60))
 
@@ -335,7 +348,7 @@ def test_a_stop_says_so_first_and_finishes_what_runs(bundles: Sequence[Path], mo
         assert (await stubs.status()).state == admin_pb2.SERVER_STATE_STOPPING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stubs.reload()
-        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "STOPPING"  # type: ignore[attr-defined, arg-type]
+        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "STOPPING"
         late = asyncio.ensure_future(stubs.recognize())  # within the notice: still answered
         await asyncio.sleep(0.1)
         release.set()
@@ -344,6 +357,6 @@ def test_a_stop_says_so_first_and_finishes_what_runs(bundles: Sequence[Path], mo
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stubs.recognize()
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        await stubs.channel.close()
+        await stubs.channel.close(None)
 
     asyncio.run(asyncio.wait_for(go(), 60))
