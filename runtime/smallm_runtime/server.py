@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
-from smallm.errors import ArtifactError, SmallmError
+from smallm.errors import ArtifactError, SmallmError, StoreError
 from smallm.llm.bridge import Bridge
+from smallm.llm.late_store import LateStore
+from smallm.llm.settings import BridgeSettings
+from smallm.llm.store import AnswerStore, open_store
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from smallm_runtime import health
 from smallm_runtime.admin import AdminService
@@ -99,7 +103,7 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
     when they have.
     """
     async with contextlib.AsyncExitStack() as stack:  # unwound from the last to the first
-        bridge = await asyncio.to_thread(Bridge, settings.bridge)
+        bridge = await asyncio.to_thread(_open_bridge, settings.bridge)
         stack.push_async_callback(_close_bridge, bridge)
         names = [service.name for service in SERVICES]
         checks = Health(names)
@@ -144,6 +148,16 @@ async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
 async def _reload(lifecycle: Lifecycle) -> None:
     with contextlib.suppress(SmallmError):  # it is in the log
         await lifecycle.reload()
+
+
+def _open_bridge(settings: BridgeSettings) -> Bridge:
+    """Raises ArtifactError for what is no store; one that cannot be used now is tried again later."""
+    try:
+        return Bridge(settings)
+    except StoreError as error:
+        _log.error("going on without remembered answers for the time being: %s", error)
+        open_ = functools.partial(open_store, settings.store, settings.memory.max_megabytes << 20)
+        return Bridge(settings, cast(AnswerStore, LateStore(open_)))
 
 
 async def _close_bridge(bridge: Bridge) -> None:

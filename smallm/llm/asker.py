@@ -193,7 +193,7 @@ class Asker:
 
     async def announce(self, request: Request, question: Question) -> None:
         """Put on record that a request is about to leave. Raises LLMError if that cannot be."""
-        await self._run(self.audit.sent, request, question.redactions)
+        await asyncio.to_thread(self.audit.sent, request, question.redactions)
         for rule, count in question.redactions.items():
             self._metrics.redactions.labels(rule).inc(count)
 

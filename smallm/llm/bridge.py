@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,14 +19,16 @@ from smallm.llm.prompt import Prompt
 from smallm.llm.question import Question, Questions
 from smallm.llm.reasons import Reason
 from smallm.llm.settings import BridgeSettings, Mode
-from smallm.llm.store import AnswerStore, open_store
+from smallm.llm.store import AnswerStore, Derived, open_store
+from smallm.llm.store_threads import StoreThreads
 
 _log = logging.getLogger(__name__)
 LEASE_S = 10.0  # how long others wait for a process that died while it asked
 POLL_S = 0.05
 BACKGROUND_S = 600.0
 CLOSE_S = 5.0
-_THREADS = 8  # for the store, whose calls may block
+_READ_S, _WRITE_S, _PAUSE_S = 1.0, 5.0, 5.0  # patience with the store; a write may wait for other processes'
+_THREADS = 4  # for reads, and as many for writes: one that waits for another process holds up no read
 Confidence = Callable[[], Awaitable[float]]
 
 
@@ -78,9 +80,11 @@ class Bridge:
         self._questions = Questions(settings)
         self._store = store or open_store(settings.store, settings.memory.max_megabytes << 20)
         self._configured = bool(settings.endpoint or settings.store or store)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer-store")
-        self.asker = Asker(settings, self._store, self.metrics, self._run)
+        self._reads = StoreThreads("reading the answer store", _THREADS, _READ_S, _PAUSE_S)
+        self._writes = StoreThreads("writing to the answer store", _THREADS, _WRITE_S, _PAUSE_S)
+        self.asker = Asker(settings, self._store, self.metrics, self._writes.run)
         self._flights: dict[str, _Running] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def answer(
         self,
@@ -116,7 +120,8 @@ class Bridge:
 
     async def close(self) -> None:
         """Let running questions come to an end for a while, then close connections and store."""
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks: list[asyncio.Task[Any]] = [flight.task for flight in self._flights.values()]
+        tasks += self._keeping
         if tasks:
             _, unfinished = await asyncio.wait(tasks, timeout=CLOSE_S)
             for task in unfinished:
@@ -124,10 +129,11 @@ class Bridge:
             await asyncio.gather(*unfinished, return_exceptions=True)
         await self.asker.close()
         try:
-            await self._run(self._store.close)
+            await self._writes.run(self._store.close)
         except StoreError as error:
             _log.warning("the answer store did not close well (%s)", error)
-        self._threads.shutdown()
+        self._reads.close()
+        self._writes.close()
 
     async def _answer(
         self, prompt: Prompt | None, text: str, mode: Mode, timeout_s: float | None, confidence: Confidence | None
@@ -226,9 +232,8 @@ class Bridge:
 
     async def _claim(self, name: str, owner: str) -> bool:
         try:
-            return bool(await self._run(self._store.claim, name, owner, LEASE_S))
-        except StoreError as error:
-            _log.warning("other processes cannot be told what is being asked (%s)", error)
+            return await self._writes.run(self._store.claim, name, owner, LEASE_S)
+        except StoreError:  # other processes cannot be told what is being asked
             return True
 
     async def _renew(self, name: str, owner: str) -> None:
@@ -237,23 +242,29 @@ class Bridge:
             await self._claim(name, owner)
 
     async def _release(self, name: str, owner: str) -> None:
-        try:
-            await self._run(self._store.release, name, owner)
-        except StoreError:
-            _log.warning("a claim was not given back; it ends by itself in %.0f s", LEASE_S)
+        with contextlib.suppress(StoreError):  # it ends by itself, after LEASE_S
+            await self._writes.run(self._store.release, name, owner)
 
     async def _look(self, question: Question) -> _Known:
         try:
-            known: _Known = await self._run(self._read, question)
-            return known
-        except StoreError as error:
-            _log.warning("going on without remembered answers (%s)", error)
+            known, derived = await self._reads.run(self._read, question)
+        except StoreError:
             return _Known()
+        if derived is not None:  # nobody waits for it to be kept
+            task = asyncio.create_task(self._derive(*derived))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+        return known
 
-    def _read(self, question: Question) -> _Known:
+    async def _derive(self, key: str, derived: Derived) -> None:
+        with contextlib.suppress(StoreError):
+            await self._writes.run(self._store.derive, key, derived)
+
+    def _read(self, question: Question) -> tuple[_Known, tuple[str, Derived] | None]:
+        """What is known, and the key and tags of a reply that had none by this parser, to be kept."""
         derived = self._store.tags(question.keys, question.reader)
         if derived is not None:
-            return _Known(derived.spans(question.types), answered=derived.created)
+            return _Known(derived.spans(question.types), answered=derived.created), None
         records = self._store.records(question.keys)
         refused: dict[int, Reason] = {}
         for candidate in question.candidates:
@@ -267,10 +278,6 @@ class Bridge:
                 except LLMError as error:
                     reason = Reason(error.reason)
                 else:
-                    self._store.derive(record.key, derived)
-                    return _Known(derived.spans(question.types), answered=derived.created)
+                    return _Known(derived.spans(question.types), answered=derived.created), (record.key, derived)
             refused.setdefault(candidate.endpoint, reason)
-        return _Known(None, refused)
-
-    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        return _Known(None, refused), None

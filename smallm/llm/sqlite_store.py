@@ -54,7 +54,10 @@ class SQLiteStore:
     def __init__(
         self, path: str | Path = "", max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time
     ) -> None:
-        """Open or create the file; '' keeps everything in memory. Raises ArtifactError if it is no store."""
+        """Open or create the file; '' keeps everything in memory.
+
+        Raises ArtifactError if it is no store, StoreError if it may be one but cannot be used now.
+        """
         self._max_bytes, self._clock, self._touches = max_bytes, clock, Touches()
         self._write_lock = threading.Lock()
         try:
@@ -63,7 +66,9 @@ class SQLiteStore:
             self._writer = _connect(path)
             _prepare(self._writer, path)
             self._reader = _connect(path) if path else self._writer
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
+            raise StoreError(f"{path}: cannot be used as an answer store now ({error})") from None
+        except sqlite3.Error as error:
             raise ArtifactError(f"{path}: cannot be used as an answer store ({error})") from None
         self._read_lock = threading.Lock() if path else self._write_lock
 
@@ -82,8 +87,7 @@ class SQLiteStore:
                 row = self._reader.execute(_READ_TAGS, (key, reader)).fetchone()
             if row is not None and (not row[1] or row[1] > now):
                 if self._touches.note(key, now):
-                    with self._transaction():
-                        self._write_touches()
+                    self._try_write_touches()
                 return Derived(reader, *row)
         return None
 
@@ -201,6 +205,22 @@ class SQLiteStore:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _try_write_touches(self) -> None:
+        """Unless anybody else writes: a read waits for no writer, and its success needs no write."""
+        if not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            self._writer.execute("PRAGMA busy_timeout = 0")
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._write_touches()
+            self._writer.execute("COMMIT")
+        except sqlite3.Error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        finally:
+            self._writer.execute(f"PRAGMA busy_timeout = {1000 * BUSY_S:.0f}")
+            self._write_lock.release()
 
     def _write_touches(self) -> None:
         used = [(when, key) for key, when in self._touches.take().items()]
