@@ -131,7 +131,7 @@ def test_a_store_that_cannot_be_opened_yet_is_used_as_soon_as_it_can(tmp_path: P
     async def go() -> None:
         nonlocal full
         with FakeLLM() as fake:
-            bridge = Bridge(settings(fake.url), LateStore(open_))  # type: ignore[arg-type]
+            bridge = Bridge(settings(fake.url), LateStore(open_))
             assert (await bridge.answer(PROMPT, TEXT, Mode.CACHED_ONLY)).reason is Reason.NOT_CACHED
             assert (await bridge.answer(PROMPT, TEXT)).status is Status.FRESH
             full = False
