@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SmallmError(Exception):
     """Base of all expected failures; the message says what is wrong and what to do."""
@@ -139,8 +141,37 @@ class UnknownDomainError(RequestError):
 
 
 class ServerError(SmallmError):
-    """A server refused or could not be reached; `code` is the gRPC status code's name."""
+    """A server refused or could not be reached, as its client sees it.
 
-    def __init__(self, code: str, message: str) -> None:
+    `code` is the gRPC status code's name. `reason` is a name of the contract's ErrorReason, '' where the server did
+    not get to say. `fields` says by path what is wrong with a request. `retry_after_s` is how long the server asks
+    to be left alone, None if it does not.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        reason: str = "",
+        retry_after_s: float | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
+        self.code, self.reason, self.retry_after_s, self.fields = code, reason, retry_after_s, dict(fields or {})
+
+
+class RequestRefusedError(ServerError):
+    """The request is wrong; the same one will be refused again."""
+
+
+class AccessDeniedError(ServerError):
+    """The server does not know the caller, or the caller may not do this."""
+
+
+class DeadlineExceededError(ServerError):
+    """There was no answer in time."""
+
+
+class TryAgainError(ServerError):
+    """The same call may succeed later."""

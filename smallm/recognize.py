@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from smallm.client import Client, Result
+from smallm.client import Client, Connection, Result
+from smallm.client.connection import TOKEN_VARIABLE, token_from
 from smallm.errors import DataError, ServerError
 from smallm.formats import read_documents
 
@@ -24,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("text", nargs="?", help="a text; without it, --file or standard input, one text a line")
     parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument("--tls", action="store_true", help="encrypted; implied by --ca and --cert")
+    parser.add_argument("--ca", type=Path, metavar="PEM", help="authorities to trust (default: gRPC's own)")
+    parser.add_argument("--cert", type=Path, metavar="PEM", help="this client's certificate, with --key")
+    parser.add_argument("--key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument("--server-name", default="", metavar="NAME", help="on its certificate, if not the host")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"bearer token (default: ${TOKEN_VARIABLE})")
+    parser.add_argument("--bundle-version", default="", metavar="NAME", help="which bundle of a server with several")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="deadline of a call")
     parser.add_argument("--file", type=Path, help=".txt with one text a line, or .jsonl / .conll documents")
     parser.add_argument("--domain", default="", help="which domain of a server with several")
     parser.add_argument("--llm-mode", choices=MODES, default="", help="how far to go for the LLM's answer")
@@ -42,20 +52,36 @@ def run(args: argparse.Namespace) -> int:
     as_json = args.format == "json" or (args.format == "auto" and not console.is_terminal)
     texts = dict(_texts(args))
     failed = 0
-    with Client(args.server) as client:
+    with Client(_connection(args), args.timeout) as client:
         colours = {} if as_json else _colours(client, args.domain)
-        options = {"domain": args.domain, "llm_mode": args.llm_mode, "min_score": args.min_score}
-        for id_, result in _in_order(client.recognize_stream(texts.items(), **options), list(texts)):
+        results = client.recognize_stream(
+            texts.items(), domain=args.domain, llm_mode=args.llm_mode, min_score=args.min_score
+        )
+        for id_, result in _in_order(results, list(texts)):
             if isinstance(result, ServerError):
                 failed += 1
                 print(
                     json.dumps({"id": id_, "error": str(result)}, ensure_ascii=False) if as_json else f"{id_}: {result}"
                 )
             elif as_json:
-                print(json.dumps({"id": id_, "text": texts[id_], **asdict(result)}, ensure_ascii=False), flush=True)
+                line = {"id": id_, "text": texts[id_], **asdict(result)}
+                print(json.dumps(line, ensure_ascii=False, default=datetime.isoformat), flush=True)
             else:
                 _show(console, texts[id_], result, colours)
     return 1 if failed else 0
+
+
+def _connection(args: argparse.Namespace) -> Connection:
+    return Connection(
+        args.server,
+        tls=args.tls,
+        ca=args.ca,
+        certificate=args.cert,
+        key=args.key,
+        server_name=args.server_name,
+        token=token_from(args.token_file),
+        version=args.bundle_version,
+    )
 
 
 def _in_order(

@@ -22,6 +22,7 @@ from smallm import errors
 from smallm.ner.v1 import ner_pb2
 
 PROTO = Path(__file__).parents[2] / "proto" / "smallm" / "ner" / "v1" / "ner.proto"
+RELOAD = ("BUNDLE_INVALID", "BUNDLE_CHANGED", "LOAD_FAILED", "WARM_UP_FAILED", "CANARY_FAILED", "NAME_TAKEN")
 CASES: list[tuple[BaseException, str, str, type[Message] | None]] = [
     (errors.InvalidRequestError("items[3].text", "no"), "INVALID_ARGUMENT", "INVALID_FIELD", BadRequest),
     (errors.TooLargeError("text", "no"), "INVALID_ARGUMENT", "TOO_LARGE", BadRequest),
@@ -38,10 +39,7 @@ CASES: list[tuple[BaseException, str, str, type[Message] | None]] = [
     (errors.PermissionDeniedError("admin"), "PERMISSION_DENIED", "SCOPE_MISSING", None),
     (errors.UnknownMethodError("no"), "UNIMPLEMENTED", "UNKNOWN_METHOD", None),
     (RuntimeError("/etc/secret"), "INTERNAL", "INTERNAL", None),
-    *(
-        (errors.LoadError(reason, "/etc/secret"), "FAILED_PRECONDITION", reason, None)
-        for reason in ("BUNDLE_INVALID", "BUNDLE_CHANGED", "WARM_UP_FAILED", "CANARY_FAILED", "NAME_TAKEN")
-    ),
+    *((errors.LoadError(reason, "/etc/secret"), "FAILED_PRECONDITION", reason, None) for reason in RELOAD),
 ]
 
 

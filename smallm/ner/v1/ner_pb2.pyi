@@ -180,6 +180,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: answers otherwise than at export"""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION: by another bundle"""
+    ERROR_REASON_LOAD_FAILED: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorInfo.reason of every error, there without the prefix: "OVERLOADED". docs/api.md says what to do about each."""
@@ -225,6 +227,8 @@ ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION: answers otherwise than at export"""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION: by another bundle"""
+ERROR_REASON_LOAD_FAILED: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
