@@ -62,6 +62,7 @@ COMMANDS = {
     "convert": Command("smallm.convert", "annotated text from one format to another", ""),
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
     "bundle": Command("smallm.bundle_command", "check and sign a bundle", "cpu"),
+    "token": Command("smallm_runtime.token_command", "bearer tokens of a server: new, revoke, list", "cpu"),
     "experiment": Command(
         "smallm_train.experiment.command", "datasets x sizes x seeds x systems of a .toml, and their report", "train"
     ),

@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
-from smallm.llm.command import add_settings, read_settings
+from smallm.errors import DataError
+from smallm.llm.command import add_settings
 from smallm.llm.settings import Mode
-from smallm_runtime.server import Settings, serve
-from smallm_runtime.sessions import PROVIDERS, available_cpus
+from smallm_runtime import sources
+from smallm_runtime.logs import configure
+from smallm_runtime.server import serve
+
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("bundle", type=Path, help="bundle folder from export-onnx")
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 takes a free one")
-    parser.add_argument(
-        "--threads", type=int, help=f"threads of the encoder (default: usable CPUs, here {available_cpus()})"
-    )
-    parser.add_argument("--device", choices=list(PROVIDERS), default="cpu")
+    parser.add_argument("bundle", type=Path, nargs="?", help="bundle folder from export-onnx (default: the file's)")
+    parser.add_argument("--config", type=Path, metavar="TOML", help="settings: see docs/operations.md")
+    parser.add_argument("--print-config", action="store_true", help="print what is in force and by whom, then end")
+    sources.add_flags(parser)
     parser.add_argument(
         "--answers", metavar="STORE", help="store of LLM answers: SQLite file, made if it is not there, or redis://"
     )
@@ -31,22 +35,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="{" + ",".join(Mode) + "}",
         help="for requests that do not say (default: the configuration's, else wait)",
     )
-    parser.add_argument("--metrics", default="", metavar="HOST:PORT", help="serve metrics for Prometheus there")
+
+
+def read_settings(args: argparse.Namespace) -> sources.Loaded:
+    """Settings as flags, environment and files say. Raises DataError."""
+    if bool(args.llm_url) != bool(args.llm_model):
+        raise DataError("give --llm-url and --llm-model together")
+    one = {"url": args.llm_url, "model": args.llm_model, "timeout_s": args.llm_timeout}
+    llm: dict[str, Any] = {
+        "endpoint": [one] if args.llm_url else None,
+        "store": args.answers,
+        "mode": args.llm_mode,
+    }
+    flags = sources.read_flags(args) | {(sources.LLM, name): value for name, value in llm.items() if value is not None}
+    if args.bundle:
+        flags["bundle",] = args.bundle
+    return sources.load(args.config, os.environ, flags, args.llm_config)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    settings = Settings(
-        bundle=args.bundle,
-        listen=args.listen,
-        threads=args.threads,
-        device=args.device,
-        metrics=args.metrics,
-        bridge=read_settings(args, store=args.answers, mode=args.llm_mode),
-    )
-    host = args.listen.rpartition(":")[0]
-    asyncio.run(serve(settings, lambda port: print(f"serving {args.bundle} on {host}:{port}", flush=True)))
+    loaded = read_settings(args)
+    if args.print_config:
+        print(loaded.to_toml(), end="")
+        return 0
+    settings = loaded.settings
+    configure(settings.log)
+    for name in sources.unknown_variables(os.environ):
+        _log.warning("%s is no setting and has no effect", name)
+    host = settings.listen.rpartition(":")[0]
+    asyncio.run(serve(settings, lambda port: print(f"serving {settings.bundle} on {host}:{port}", flush=True)))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from smallm.errors import MalformedMessageError, RequestError, UnknownMethodError
-from smallm_runtime.status import to_status
+from smallm_runtime.logs import current
+from smallm_runtime.status import reason, to_status
 
 Handler = Any
 _KINDS = {
@@ -75,11 +77,15 @@ def _unary(method: Callable[..., Awaitable[Any]], read: Callable[[Any], Any]) ->
 
 
 def _streaming(
-    method: Callable[..., AsyncIterator[Any]], read: Callable[[Any], Any]
+    method: Callable[..., AsyncIterator[Any] | Awaitable[None]], read: Callable[[Any], Any]
 ) -> Callable[..., AsyncIterator[Any]]:
     async def wrapped(raw: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for response in method(read(raw), context):
+            answers = method(read(raw), context)
+            if inspect.isawaitable(answers):  # grpc's other way: the method writes to the context itself
+                await answers
+                return
+            async for response in answers:
                 yield response
         except grpc.aio.AbortError:
             raise
@@ -90,5 +96,10 @@ def _streaming(
 
 
 async def _abort(context: Any, error: Exception) -> None:
-    status = rpc_status.to_status(to_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    found = to_status(error)
+    call = current.get()
+    if call is not None:
+        call.reason = reason(found)
+    status = rpc_status.to_status(found)
+    trailers = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
+    await context.abort(status.code, status.details, trailers)

@@ -15,7 +15,7 @@ import grpc
 
 from smallm.errors import LoadError, UnavailableError
 from smallm_runtime import loading
-from smallm_runtime.batcher import Batcher
+from smallm_runtime.batcher import Batcher, Counts
 from smallm_runtime.health import Health
 from smallm_runtime.settings import Settings
 from smallm_runtime.versions import Version, Versions
@@ -49,6 +49,7 @@ class Lifecycle:
         self.versions = versions
         self.failed_reload: FailedReload | None = None
         self.worker_restarts = 0
+        self.counts = Counts()
         self._settings, self._health = settings, health
         self._lock = asyncio.Lock()
         self._stopping = False
@@ -135,8 +136,9 @@ class Lifecycle:
         for version in (*self.versions.serving, *fresh):
             if (version.name, version.fingerprint) == (folder.name, found):
                 return version
-        engine = await asyncio.to_thread(loading.load, folder, found, self._settings.threads, self._settings.device)
-        batcher = Batcher(engine.step, bundle_hash=found, crashed=self._crashed)
+        told = self._settings
+        engine = await asyncio.to_thread(loading.load, folder, found, told.threads, told.device, told.trusted_keys)
+        batcher = Batcher(engine.step, bundle_hash=found, counts=self.counts, crashed=self._crashed)
         version = Version(folder.name, found, engine, batcher)
         fresh.append(version)
         return version

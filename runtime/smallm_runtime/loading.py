@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from smallm import bundle
+from smallm import bundle, signing
 from smallm.errors import ArtifactError, LoadError
 from smallm_runtime.engine import Engine, Item
 
@@ -22,13 +23,17 @@ def fingerprint(folder: Path) -> str:
         raise LoadError("BUNDLE_INVALID", f"{folder / bundle.MANIFEST}: {error.strerror}") from None
 
 
-def load(folder: Path, expected: str, threads: int | None, device: str) -> Engine:
+def load(folder: Path, expected: str, threads: int | None, device: str, trusted: Sequence[Path] = ()) -> Engine:
     """Load the bundle whose fingerprint is `expected`. Takes seconds, blocks. Raises LoadError.
+
+    With `trusted` public keys, one of them must have signed it.
 
     `folder` is followed through no link any more, and its files are hashed before and after they are read: one
     that is replaced meanwhile, in whole or in part, is refused rather than served half old and half new.
     """
     try:
+        if trusted:
+            _check_signature(folder, expected, trusted)
         engine = Engine.load(folder, threads, device)
     except ArtifactError as error:
         raise LoadError("BUNDLE_INVALID", str(error)) from None
@@ -42,6 +47,14 @@ def load(folder: Path, expected: str, threads: int | None, device: str) -> Engin
         raise LoadError("WARM_UP_FAILED", f"{folder}: cannot answer ({type(error).__name__})") from error
     _check_canaries(engine)
     return engine
+
+
+def _check_signature(folder: Path, expected: str, trusted: Sequence[Path]) -> None:
+    """What is signed is what is loaded: the manifest of this fingerprint, which is looked at again after loading."""
+    raw = (folder / bundle.MANIFEST).read_bytes()
+    if hashlib.sha256(raw).hexdigest() != expected:
+        raise ArtifactError(f"{folder}: was changed while it was read; reload when it is complete")
+    signing.verify(raw, folder / bundle.SIGNATURES, trusted)
 
 
 def _is_still(folder: Path, expected: str) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 from smallm import bundle
 from smallm.errors import InvalidRequestError, TooLargeError
@@ -15,6 +14,7 @@ from smallm.ner.v1 import ner_pb2
 from smallm.offsets import OffsetUnit, convert
 from smallm_runtime.batcher import Outcome
 from smallm_runtime.engine import Item
+from smallm_runtime.settings import Limits
 from smallm_runtime.versions import Version
 
 _MODES = {
@@ -32,21 +32,14 @@ _UNITS = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may hold: code points of a text, items and code points of a batch, a stream's open items."""
-
-    text: int = 20_000
-    batch_items: int = 256
-    batch_text: int = 1_000_000
-    in_flight: int = 64
-
-
 class Recognition:
     """Belongs to one event loop."""
 
-    def __init__(self, bridge: Bridge, limits: Limits) -> None:
-        self._bridge, self.limits = bridge, limits
+    def __init__(
+        self, bridge: Bridge, limits: Limits, observe: Callable[[ner_pb2.Timings], None] = lambda timings: None
+    ) -> None:
+        """`observe` is told of every answer where its time went."""
+        self._bridge, self.limits, self._observe = bridge, limits, observe
 
     async def recognize(
         self, version: Version, request: ner_pb2.RecognizeRequest, path: str, remaining_s: float | None
@@ -76,10 +69,12 @@ class Recognition:
         if outcome is None or answer.spans is not None:
             outcome = await version.batcher.submit(Item(request.text, domain, answer.spans), left_s())
         kept = [entity for entity in outcome.recognized.entities if entity.score >= request.min_score]
+        timings = _timings(begin, answered, outcome)
+        self._observe(timings)
         return ner_pb2.RecognizeResponse(
             entities=_entities(kept, request.text, unit),
             llm=_llm_part(answer, local.recognized.confidence if local else None),
-            timings=_timings(begin, answered, outcome),
+            timings=timings,
             domain=domain,
             provenance=_provenance(version, domain),
             offset_unit=told_unit,

@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -24,13 +24,14 @@ from smallm.llm.store import AnswerStore, open_store
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from smallm_runtime import health
 from smallm_runtime.admin import AdminService
+from smallm_runtime.credentials import ServerTls
+from smallm_runtime.edge import Edge
 from smallm_runtime.health import Health
-from smallm_runtime.interceptor import ErrorInterceptor
 from smallm_runtime.lifecycle import Lifecycle
-from smallm_runtime.metrics import serve_metrics
-from smallm_runtime.recognition import Limits, Recognition
+from smallm_runtime.metrics import ServerMetrics
+from smallm_runtime.recognition import Recognition
 from smallm_runtime.service import NerService
-from smallm_runtime.settings import Settings
+from smallm_runtime.settings import Settings, is_local
 from smallm_runtime.versions import Versions
 
 __all__ = ["SERVICE", "Settings", "running", "serve"]
@@ -47,6 +48,7 @@ class Parts:
     versions: Versions
     lifecycle: Lifecycle
     bridge: Bridge
+    metrics: ServerMetrics
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ SERVICES = [
     Service(
         SERVICE,
         lambda parts, server: ner_pb2_grpc.add_NerServiceServicer_to_server(
-            NerService(parts.versions, Recognition(parts.bridge, Limits())), server
+            NerService(parts.versions, Recognition(parts.bridge, parts.settings.limits, parts.metrics.text)), server
         ),
     ),
     Service(
@@ -71,28 +73,18 @@ SERVICES = [
 ]
 
 
-def interceptors(settings: Settings) -> list[Any]:
-    """Outermost first."""
-    return [ErrorInterceptor()]
-
-
-def options(settings: Settings) -> list[tuple[str, Any]]:
-    """gRPC channel arguments."""
-    # Without this a second server on the same port starts quietly and takes half of the calls.
-    return [("grpc.so_reuseport", 0)]
-
-
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
+def bind(server: grpc.aio.Server, settings: Settings, tls: ServerTls | None) -> int:
     """Take the address; the port. Raises ArtifactError."""
+    listen = settings.listen
     try:
-        port = int(server.add_insecure_port(settings.listen))
+        port = server.add_secure_port(listen, tls.credentials()) if tls else server.add_insecure_port(listen)
     except RuntimeError:
         port = 0
     if not port:
-        raise ArtifactError(
-            f"cannot listen on {settings.listen}; is the port taken, or the address not of this machine?"
-        )
-    return port
+        raise ArtifactError(f"cannot listen on {listen}; is the port taken, or the address not of this machine?")
+    if tls is None and not is_local(listen):
+        _log.warning("%s is not encrypted: whoever shares the network reads texts and tokens", listen)
+    return int(port)
 
 
 @asynccontextmanager
@@ -103,21 +95,22 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
     when they have.
     """
     async with contextlib.AsyncExitStack() as stack:  # unwound from the last to the first
+        edge = await asyncio.to_thread(Edge, settings, stack)
         bridge = await asyncio.to_thread(_open_bridge, settings.bridge)
         stack.push_async_callback(_close_bridge, bridge)
         names = [service.name for service in SERVICES]
         checks = Health(names)
         versions = Versions()
         lifecycle = Lifecycle(settings, versions, checks)
-        parts = Parts(settings, versions, lifecycle, bridge)
-        server = grpc.aio.server(interceptors=interceptors(settings), options=options(settings))
+        parts = Parts(settings, versions, lifecycle, bridge, edge.metrics)
+        server = edge.server()
         for service in SERVICES:
             service.add(parts, server)
         checks.add_to(server)
-        reflection.enable_server_reflection((*names, health.SERVICE, reflection.SERVICE_NAME), server)
-        port = bind(server, settings)
-        if settings.metrics:
-            stack.callback(serve_metrics(settings.metrics, bridge.metrics))
+        if settings.reflection:
+            reflection.enable_server_reflection((*names, health.SERVICE, reflection.SERVICE_NAME), server)
+        port = bind(server, settings, edge.tls)
+        edge.watch(lifecycle, bridge)
         await checks.set(False)
         await server.start()
         stack.push_async_callback(lifecycle.stop, server)

@@ -76,6 +76,12 @@ def to_status(error: BaseException) -> Status:
     return _status(code.INTERNAL, "INTERNAL", f"internal error {incident}; the server's log has more")
 
 
+def reason(status: Status) -> str:
+    """The reason in a status from here."""
+    info = ErrorInfo()
+    return info.reason if status.details and status.details[0].Unpack(info) else ""
+
+
 def _status(number: int, reason: str, message: str, *details: Message) -> Status:
     """`reason` is a name of the contract's ErrorReason; ValueError would be a fault of ours."""
     ner_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")

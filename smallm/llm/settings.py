@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
+from smallm.configuration import Section, Steps, anchored, checked, line_of, read_toml
 from smallm.errors import DataError
 from smallm.llm.redact import BUILT_IN
 from smallm.llm.request import Model
@@ -43,11 +40,7 @@ class Mode(StrEnum):
     WHEN_UNCERTAIN = "when_uncertain"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EndpointSettings(_Section):
+class EndpointSettings(Section):
     """One OpenAI-compatible endpoint. Prices are money for a million tokens, in one currency throughout."""
 
     url: str
@@ -92,7 +85,7 @@ class EndpointSettings(_Section):
             raise DataError(f"cannot be read ({type(error).__name__})", source=str(self.key_file)) from None
 
 
-class Limits(_Section):
+class Limits(Section):
     """0 is no limit. All but `concurrency`, which each process has for itself, are counted in the store."""
 
     concurrency: PositiveInt = 8
@@ -110,7 +103,7 @@ class Limits(_Section):
         return any((*rates, *budget, self.money_per_day))
 
 
-class Memory(_Section):
+class Memory(Section):
     """How long and how much is remembered. `expire_days` 0 is for good."""
 
     expire_days: NonNegativeFloat = 0.0
@@ -118,14 +111,14 @@ class Memory(_Section):
     max_megabytes: PositiveInt = 1024
 
 
-class BreakerSettings(_Section):
+class BreakerSettings(Section):
     """Failures in a row that open it, and for how long at first."""
 
     failures: PositiveInt = 5
     open_s: PositiveFloat = 30.0
 
 
-class Privacy(_Section):
+class Privacy(Section):
     """What is masked before a text leaves. With `allow`, all is masked but what matches one of it."""
 
     redact: tuple[str, ...] = tuple(BUILT_IN)
@@ -155,14 +148,14 @@ class Privacy(_Section):
         return self
 
 
-class Nearest(_Section):
+class Nearest(Section):
     """Demonstrations from the nearest sentences of an annotated file instead of the prompt's fixed ones."""
 
     train: Path
     count: PositiveInt = 8
 
 
-class BridgeSettings(_Section):
+class BridgeSettings(Section):
     """`endpoint` in order of preference. `threshold` is the local confidence under which WHEN_UNCERTAIN asks."""
 
     mode: Mode = Mode.WAIT
@@ -185,49 +178,24 @@ class BridgeSettings(_Section):
             raise ValueError("must hold no password; it comes from the environment variable SMALLM_REDIS_PASSWORD")
         return store
 
+    def anchored(self, folder: Path, store_is: bool = False) -> Self:
+        """These settings with relative paths taken from `folder`, but for the store's if `store_is` from elsewhere."""
+        is_file = bool(self.store) and "://" not in self.store and not store_is
+        return anchored(self, folder).model_copy(update={"store": str(folder / self.store) if is_file else self.store})
+
 
 def load(path: Path | None, **flags: Any) -> BridgeSettings:
     """Settings of a TOML file, with `flags` (those not None) in their place. Raises DataError naming the field.
 
     Relative paths in the file are relative to the file.
     """
-    value: dict[str, Any] = {}
-    source = str(path) if path else "flags"
-    if path is not None:
-        try:
-            value = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot be read ({type(error).__name__})", source=source) from None
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(f"not valid TOML: {error}", source=source) from None
-    value |= {name: flag for name, flag in flags.items() if flag is not None}
-    try:
-        settings = BridgeSettings.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]  # the input may be a key in the wrong place
-        raise DataError(first["msg"].removeprefix("Value error, "), source=source, field=_path(first["loc"])) from None
-    return settings if path is None else _anchored(settings, path.parent, "store" in flags and bool(flags["store"]))
+    given = {name: flag for name, flag in flags.items() if flag is not None}
+    value = (read_toml(path) if path else {}) | given
 
+    def where(steps: Steps) -> tuple[str, int]:
+        if path is None or (steps and steps[0] in given):
+            return "flags", 0
+        return str(path), line_of(path.read_text(encoding="utf-8"), steps)
 
-def _anchored(settings: BridgeSettings, folder: Path, store_from_flag: bool) -> BridgeSettings:
-    def at(path: Path | None) -> Path | None:
-        return folder / path if path else None
-
-    privacy = settings.privacy
-    files = {"dictionaries": tuple(folder / one for one in privacy.dictionaries), "audit": at(privacy.audit)}
-    is_file = settings.store and "://" not in settings.store and not store_from_flag
-    return settings.model_copy(
-        update={
-            "store": str(folder / settings.store) if is_file else settings.store,
-            "privacy": privacy.model_copy(update=files),
-            "endpoint": tuple(one.model_copy(update={"key_file": at(one.key_file)}) for one in settings.endpoint),
-            "demonstrations": {
-                domain: one.model_copy(update={"train": folder / one.train})
-                for domain, one in settings.demonstrations.items()
-            },
-        }
-    )
-
-
-def _path(steps: tuple[int | str, ...]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    settings = checked(BridgeSettings.model_validate, value, where)
+    return settings if path is None else settings.anchored(path.parent, "store" in given)

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
-from smallm_runtime.recognition import Limits
+from smallm_runtime.settings import Limits
 
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from tests.fake_llm import FakeLLM

@@ -163,8 +163,10 @@ def test_what_cannot_be_served_is_refused_before_listening(bundle_folder: Path, 
         attempt(Settings(tmp_path))
     with pytest.raises(ArtifactError, match="cannot listen"):
         attempt(Settings(bundle_folder, listen=address))
-    with pytest.raises(ArtifactError, match="HOST:PORT"):
-        attempt(Settings(bundle_folder, metrics="9100"))
+    with pytest.raises(ArtifactError, match="metrics = .*cannot listen"):
+        attempt(Settings(bundle_folder, metrics=address))
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Settings(bundle_folder, metrics="9100")
 
 
 def test_recognize_prints_one_json_line_a_text_in_order(
