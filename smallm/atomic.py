@@ -65,7 +65,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 def read_versioned(path: Path, version: int, hint: str) -> dict[str, Any]:
     """A JSON object whose `format` is `version`. Raises ArtifactError; `hint` says what writes such a file."""
-    return parse_versioned(read_bytes(path, hint), path, version)
+    return parse_versioned(read_bytes(path, hint), path, version, hint)
 
 
 def read_bytes(path: Path, hint: str) -> bytes:
@@ -82,7 +82,7 @@ def read_bytes(path: Path, hint: str) -> bytes:
     return content
 
 
-def parse_versioned(content: bytes, path: Path, version: int) -> dict[str, Any]:
+def parse_versioned(content: bytes, path: Path, version: int, hint: str) -> dict[str, Any]:
     """`content` of the file at `path` as a JSON object whose `format` is `version`. Raises ArtifactError."""
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
@@ -94,7 +94,7 @@ def parse_versioned(content: bytes, path: Path, version: int) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not valid JSON ({error})") from None
     found = value.get("format") if isinstance(value, dict) else None
     if found != version:
-        raise ArtifactError(f"{path}: format {str(found)[:40]}; this smallm {__version__} reads {version}")
+        raise ArtifactError(f"{path}: format {str(found)[:40]}; this smallm {__version__} reads {version}; {hint}")
     return dict(value)
 
 

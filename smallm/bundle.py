@@ -25,7 +25,7 @@ from smallm.errors import ArtifactError, LabelError, UnknownDomainError
 from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 
-FORMAT = 2
+FORMAT = 3  # 3: head graphs decode
 MANIFEST, SIGNATURES = sealing.MANIFEST, sealing.SIGNATURES
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
@@ -109,12 +109,13 @@ def read(folder: Path, *, verify: bool = True, trusted: Sequence[Path] = ()) -> 
 
     With `trusted` public keys, one of them must have signed; nothing of the bundle is believed before.
     """
-    raw = atomic.read_bytes(folder / MANIFEST, "`smallm export-onnx` writes such a bundle")
+    hint = "`smallm export-onnx` writes one from the model folder"
+    raw = atomic.read_bytes(folder / MANIFEST, hint)
     if trusted:
         from smallm import signing  # its library takes a while to load
 
         signing.verify(raw, folder / SIGNATURES, trusted)
-    value = atomic.parse_versioned(raw, folder / MANIFEST, FORMAT)
+    value = atomic.parse_versioned(raw, folder / MANIFEST, FORMAT, hint)
     try:
         domains = {name: Domain(**domain) for name, domain in value["domains"].items()}
         manifest = Manifest(**{**value, "encoder": EncoderInfo(**value["encoder"]), "domains": domains})

@@ -40,6 +40,7 @@ def viterbi_batch(sequences: Sequence[Array], start: Array, transitions: Array) 
     padded = np.zeros((active[0], lengths.max(), len(start)), dtype=np.float32)
     for row, index in enumerate(order[: active[0]]):
         padded[row, : lengths[index]] = sequences[index]
+    padded -= padded.max(axis=2, keepdims=True)  # costs, so that sums over a long text stay exact in float32
     score = start + padded[:, 0]
     back = np.zeros(padded.shape, dtype=np.int64)
     for position in range(1, padded.shape[1]):

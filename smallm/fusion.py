@@ -5,7 +5,7 @@ Training-time evaluation and the server both end here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,10 +16,6 @@ from smallm.alignment import Offsets, tags_to_spans
 from smallm.crf import Array, run_posteriors, viterbi
 from smallm.documents import Span
 from smallm.labels import LabelSet
-from smallm.votes import one_hot
-
-HeadFunction = Callable[[NDArray[np.floating], Array], Array]
-"""Features (n, layers, hidden) and votes (n, N) to emissions (n, N)."""
 
 
 class Way(StrEnum):
@@ -62,6 +58,21 @@ UNTEMPERED = Temperatures(1.0, 1.0)
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """What a head says of one text of n tokens, whether this module or a head's graph decoded it.
+
+    `tags` (n,) are BIO-legal; `scores` (n,) hold at an entity's first token the posterior probability of
+    its tags, else 0. `local_tags` (n,) are those without an LLM answer, `local_confidence` the posterior of
+    all of them, 1 for n = 0.
+    """
+
+    tags: NDArray[np.int64]
+    scores: Array
+    local_tags: NDArray[np.int64]
+    local_confidence: float
+
+
+@dataclass(frozen=True)
 class Decoder:
     """The CRF of one domain. `start` (N,) and `transitions` (N, N) as `smallm.crf.constrained` gives them."""
 
@@ -80,16 +91,26 @@ class Decoder:
             return 1.0
         return self._posteriors(emissions, self.tags(emissions), [(0, len(emissions))], self.temperatures.local)[0]
 
-    def scored(
-        self, emissions: Array, tags: list[int], offsets: Offsets, temperature: float
-    ) -> list[tuple[Span, float]]:
-        """The spans of `tags` with their posterior probabilities under `emissions`."""
+    def answered(self, emissions: Array, votes: Array, way: Way) -> tuple[NDArray[np.int64], Array]:
+        """`tags` and `scores` (see Decoded) of a text that has votes, by a way that uses them."""
+        tags = [int(tag) for tag in votes.argmax(axis=1)] if way is Way.LLM else self.tags(emissions)
+        return np.array(tags, dtype=np.int64), self._scores(emissions, tags, self.temperatures.fused)
+
+    def decode(self, emissions: Array, local: Array, votes: Array, way: Way) -> Decoded:
+        """One text, given fused and local emissions and votes, (n, N) each. Without votes every way is local."""
+        found = self.tags(local)
+        tags = np.array(found, dtype=np.int64)
+        if way is Way.LOCAL or not votes.any():
+            return Decoded(tags, self._scores(local, found, self.temperatures.local), tags, self.confidence(local))
+        return Decoded(*self.answered(emissions, votes, way), tags, self.confidence(local))
+
+    def _scores(self, emissions: Array, tags: list[int], temperature: float) -> Array:
         runs = self.labels.decode(tags)
-        posteriors = self._posteriors(emissions, tags, [(run.start, run.end) for run in runs], temperature)
-        by_start = {
-            offsets[run.start][0]: posterior for run, posterior in reversed(list(zip(runs, posteriors, strict=True)))
-        }
-        return [(span, by_start[span.start]) for span in tags_to_spans(tags, offsets, self.labels)]
+        scores = np.zeros(len(tags), dtype=np.float32)
+        scores[[run.start for run in runs]] = self._posteriors(
+            emissions, tags, [(run.start, run.end) for run in runs], temperature
+        )
+        return scores
 
     def _posteriors(
         self, emissions: Array, tags: list[int], runs: list[tuple[int, int]], temperature: float
@@ -97,33 +118,16 @@ class Decoder:
         return run_posteriors(emissions / temperature, self.start, self.transitions / temperature, tags, runs)
 
 
-def head_inputs(features: NDArray[np.floating], votes: Array) -> dict[str, Array]:
-    """The inputs of a head graph for one text: a batch of one, nothing masked."""
-    mask = np.ones((1, len(votes)), dtype=np.float32)
-    return {"features": features[None].astype(np.float32, copy=False), "votes": votes[None], "mask": mask}
-
-
-def recognize(
-    features: NDArray[np.floating],
-    offsets: Offsets,
-    answer: Sequence[Span] | None,
-    head: HeadFunction,
-    decoder: Decoder,
-    way: Way,
-) -> list[Entity]:
-    """Entities of one text, ascending. Without an LLM answer (None) every way is the local one."""
-    if not len(offsets):
-        return []
-    votes = one_hot(answer, offsets, decoder.labels)
-    emissions = head(features, np.zeros_like(votes))
-    tags = decoder.tags(emissions)
-    found = set(tags_to_spans(tags, offsets, decoder.labels))
-    temperature = decoder.temperatures.local
-    if answer is not None and way is not Way.LOCAL:
-        emissions, temperature = head(features, votes), decoder.temperatures.fused
-        tags = decoder.tags(emissions) if way is Way.FUSED else [int(tag) for tag in votes.argmax(axis=1)]
-    scored = decoder.scored(emissions, tags, offsets, temperature)
-    return [Entity(span, score, _source(span, answer, found)) for span, score in scored]
+def entities(decoded: Decoded, offsets: Offsets, answer: Sequence[Span] | None, labels: LabelSet) -> list[Entity]:
+    """Entities of one text, ascending, given the LLM's spans for it or None."""
+    tags = [int(tag) for tag in decoded.tags]
+    runs = labels.decode(tags)
+    # Two runs may begin in one character (㎡ is two tokens); the first of them is the one that stays.
+    scores = {offsets[run.start][0]: float(decoded.scores[run.start]) for run in reversed(runs)}
+    local = set(tags_to_spans([int(tag) for tag in decoded.local_tags], offsets, labels)) if answer else set()
+    return [
+        Entity(span, scores[span.start], _source(span, answer, local)) for span in tags_to_spans(tags, offsets, labels)
+    ]
 
 
 def _source(span: Span, answer: Sequence[Span] | None, local: set[Span]) -> Source:

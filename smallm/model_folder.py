@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from smallm import __version__, atomic
+from smallm.crf import constrained
 from smallm.errors import ArtifactError, DataError, LabelError
-from smallm.fusion import Temperatures, Way
+from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import TextTokenizer
@@ -73,6 +74,11 @@ class Model:
     dev_references: list[Reference]
     train_references: list[Reference]
     training: dict[str, Any] = field(default_factory=dict)
+
+    def decoder(self) -> Decoder:
+        """The CRF, its members' transitions averaged."""
+        transitions = np.asarray(self.weights["transitions"], dtype=np.float32).mean(0)
+        return Decoder(self.labels, *constrained(transitions, self.labels), self.temperatures)
 
 
 def write(path: Path, model: Model, tokenizer: TextTokenizer) -> None:

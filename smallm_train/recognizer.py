@@ -13,8 +13,9 @@ from smallm.crf import Array
 from smallm.documents import Span
 from smallm.encoder import resolve
 from smallm.errors import ArtifactError
-from smallm.fusion import Entity, Way, recognize
+from smallm.fusion import Decoded, Entity, Way, entities
 from smallm.model_folder import Model
+from smallm.votes import one_hot
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import Head, Weights, build_head
 from smallm_train.loop import decoder
@@ -32,28 +33,32 @@ class TorchRecognizer:
     def recognize(self, texts: Sequence[str], answers: Sequence[Sequence[Span] | None], way: Way) -> list[list[Entity]]:
         """Entities of each text, given the LLM's spans for it or None."""
         tokens = self._encoder.tokenizer.encode_batch(list(texts))
-        features = self._encoder.features(tokens)
+        labels = self._decoder.labels
         return [
-            recognize(states, encoded.offsets, answer, self._emissions, self._decoder, way)
-            for encoded, states, answer in zip(tokens, features, answers, strict=True)
+            entities(
+                self._decode(states, one_hot(answer, encoded.offsets, labels), way), encoded.offsets, answer, labels
+            )
+            for encoded, states, answer in zip(tokens, self._encoder.features(tokens), answers, strict=True)
         ]
 
     def confidences(self, texts: Sequence[str]) -> list[float]:
         """How sure the local model is of its whole answer to each text, 0 to 1."""
         tokens = self._encoder.tokenizer.encode_batch(list(texts))
-        count = self._decoder.labels.num_tags
-        unasked = [np.zeros((len(one), count), dtype=np.float32) for one in tokens]
+        labels = self._decoder.labels
         return [
-            self._decoder.confidence(self._emissions(states, votes)) if len(votes) else 1.0
-            for states, votes in zip(self._encoder.features(tokens), unasked, strict=True)
+            self._decode(states, one_hot(None, encoded.offsets, labels), Way.LOCAL).local_confidence
+            for encoded, states in zip(tokens, self._encoder.features(tokens), strict=True)
         ]
 
     @torch.inference_mode()
-    def _emissions(self, features: np.ndarray, votes: Array) -> Array:
-        mask = torch.ones((1, len(votes)), dtype=torch.bool)
-        scores = self._head(torch.from_numpy(features.astype(np.float32))[None], torch.from_numpy(votes)[None], mask)
-        emissions: Array = scores[0].numpy()
-        return emissions
+    def _decode(self, features: np.ndarray, votes: Array, way: Way) -> Decoded:
+        if not len(votes):
+            return self._decoder.decode(votes, votes, votes, way)
+        voted = torch.from_numpy(votes)[None]
+        mask = torch.ones(voted.shape[:2], dtype=torch.bool)
+        scores = self._head.scores(torch.from_numpy(features.astype(np.float32))[None], voted, mask)
+        fused, local = (score.mean(0) for score in scores)
+        return self._decoder.decode(self._head.weigh(fused, local, voted)[0].numpy(), local[0].numpy(), votes, way)
 
 
 def load(path: Path, domain: str, encoder: str) -> TorchRecognizer:

@@ -16,12 +16,12 @@ from smallm import atomic, bundle, model_folder
 from smallm.bundle import Domain, EncoderInfo, Manifest
 from smallm.encoder import resolve
 from smallm.errors import ArtifactError
-from smallm.fusion import head_inputs
 from smallm.model_folder import Model, Reference
 from smallm.tokenization import TextTokenizer
 from smallm_export.encoder_graph import export_encoder
-from smallm_export.head_graph import QUANTIZED, export_head
-from smallm_export.parity import Graphs, measure
+from smallm_export.graph import QUANTIZED
+from smallm_export.head_graph import export_head
+from smallm_export.parity import Graphs, head_inputs, measure
 from smallm_export.quantize import quantize
 
 TOOLS = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "torch", "transformers")

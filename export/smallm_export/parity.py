@@ -11,12 +11,17 @@ import numpy as np
 import onnxruntime
 
 from smallm.crf import Array
-from smallm.fusion import Decoder, head_inputs
+from smallm.fusion import Decoder
 from smallm.labels import TagSpan
 from smallm.model_folder import Reference
 from smallm.tokenization import TextTokenizer
 
 BATCH = 8
+
+
+def head_inputs(features: Array, votes: Array) -> dict[str, Any]:
+    """The inputs of a head graph for one text: features (n, layers, hidden) and votes (n, N)."""
+    return {"features": features[None], "votes": votes[None], "lengths": np.array([len(votes)], dtype=np.int64)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Graphs:
 
     def emissions(self, features: Array, votes: Array) -> Array:
         """Fused scores (n, N) of one text."""
-        scores: Array = self.head.run(None, head_inputs(features, votes))[0][0]
+        scores: Array = self.head.run(["emissions"], head_inputs(features, votes))[0][0]
         return scores
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from smallm.errors import DeadlineError, UnavailableError
 from smallm_runtime.admission import LONGEST_RETRY_S, Limits, refusal
-from smallm_runtime.engine import Item, Recognized, Work
+from smallm_runtime.engine import Item, Work
+from smallm_runtime.heads import Recognized
 from smallm_runtime.pace import Pace
 from smallm_runtime.results import Results
 from smallm_runtime.waiting import Flight, Waiting
@@ -117,14 +118,14 @@ class Batcher:
             item.text, item.domain, None if item.answer is None else tuple(item.answer), item.way, self._hash
         )  # fmt: skip
         kept = self._results.get(key)
-        if kept is not None and (kept.confidence is not None or not item.confidence):
+        if kept is not None:
             self.counts.remembered += 1
             return Outcome(kept, 0.0, 0.0, 0)
         if not self.healthy:
             raise _unavailable(self._failure)
         now = time.monotonic()
         caller: asyncio.Future[Outcome] = self._loop.create_future()
-        flight = self._flights.get((key, item.confidence)) or self._flights.get((key, True))
+        flight = self._flights.get(key)
         if flight is not None:
             self.counts.joined += 1
             waits = self._waiting.remove(flight)
@@ -132,7 +133,7 @@ class Batcher:
             if waits:
                 self._waiting.add(flight)
         else:
-            flight = Flight((key, item.confidence), Work(item), len(item.text) + 2, now)
+            flight = Flight(key, Work(item), len(item.text) + 2, now)
             flight.join(caller, now + (math.inf if timeout_s is None else timeout_s), now)
             self._admit(flight, timeout_s)
             self._flights[flight.key] = flight
@@ -231,7 +232,7 @@ class Batcher:
                 continue
             self.counts.computed += 1
             item = flight.work.item
-            self._results.put(flight.key[0], item.text, len(item.answer or ()), recognized)
+            self._results.put(flight.key, item.text, len(item.answer or ()), recognized)
             self._settle(
                 flight, Outcome(recognized, flight.started - flight.since, flight.model_s, flight.shared)
             )  # fmt: skip

@@ -7,17 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-
 from smallm import bundle
 from smallm.bundle import Manifest
 from smallm.crf import Array
 from smallm.documents import Span
-from smallm.fusion import Decoder, Entity, Way, head_inputs, recognize
+from smallm.fusion import Entity, Way
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import PackedTokens, TextTokenizer, Tokens
+from smallm_runtime.heads import Encoded, Head, Recognized, recognize_all
 from smallm_runtime.profile import Profile
 from smallm_runtime.sessions import open_session
 from smallm_runtime.stretches import Stretch, Stretches
@@ -27,24 +24,12 @@ LONG_TEXT = 4096  # code points from which a text's tokens are packed
 
 @dataclass(frozen=True)
 class Item:
-    """One text to recognise. `answer` are the LLM's spans, None if absent; `way` None takes the domain's.
-
-    `confidence` asks for the local model's, which costs another run of the head.
-    """
+    """One text to recognise. `answer` are the LLM's spans, None if absent; `way` None takes the domain's."""
 
     text: str
     domain: str = ""
     answer: Sequence[Span] | None = None
     way: Way | None = None
-    confidence: bool = False
-
-
-@dataclass(frozen=True)
-class Recognized:
-    """A text's entities, and the local model's confidence in its own if it was asked for."""
-
-    entities: list[Entity]
-    confidence: float | None = None
 
 
 @dataclass(eq=False)
@@ -56,24 +41,6 @@ class Work:
     stretches: Stretches | None = None
 
 
-@dataclass(frozen=True)
-class _Head:
-    session: onnxruntime.InferenceSession
-    decoder: Decoder
-    way: Way
-    prompt: Prompt | None
-
-    def emissions(self, features: NDArray[np.floating], votes: Array) -> Array:
-        scores: Array = self.session.run(None, head_inputs(features, votes))[0][0]
-        return scores
-
-    def confidence(self, features: NDArray[np.floating]) -> float:
-        if not len(features):
-            return 1.0
-        unasked = np.zeros((len(features), self.decoder.labels.num_tags), dtype=np.float32)
-        return self.decoder.confidence(self.emissions(features, unasked))
-
-
 class Engine:
     """Encoder, heads and tokenizer of one bundle. Thread-safe."""
 
@@ -81,15 +48,7 @@ class Engine:
         self.manifest, self.profile = manifest, profile
         self._tokenizer = TextTokenizer.load(folder)
         self._encoder = open_session(folder / bundle.ENCODER, profile.threads, device, profile.spinning, profile.arena)
-        self._heads = {
-            name: _Head(
-                open_session(folder / bundle.head_file(name), 1),  # too small to share out
-                domain.decoder(),
-                domain.answers_by,
-                Prompt.load(file) if (file := folder / bundle.prompt_file(name)).is_file() else None,
-            )
-            for name, domain in manifest.domains.items()
-        }
+        self._heads = {name: Head.load(folder, name, domain) for name, domain in manifest.domains.items()}
 
     @classmethod
     def load(
@@ -125,7 +84,7 @@ class Engine:
         return [recognized.entities for recognized in self.run(items)]
 
     def run(self, items: Sequence[Item]) -> list[Recognized]:
-        """As `recognize`, with confidences. Raises UnknownDomainError."""
+        """As `recognize`, with the local model's confidences. Raises UnknownDomainError."""
         works = [Work(item) for item in items]
         waiting = works
         while waiting:
@@ -142,20 +101,17 @@ class Engine:
         heads = [self._heads[self.domain(work.item.domain)] for work in works]
         ways = self._begin(works)
         parts = [way.parts() for way in ways]
-        outputs = iter(self._encode([part for of_one in parts for part in of_one]))
+        outputs = iter(self._encode_once([tuple(part) for of_one in parts for part in of_one]))
         stretches = [
             way.read([next(outputs) for _ in of_one]) if of_one else None
             for way, of_one in zip(ways, parts, strict=True)
         ]
-        found = [
-            self._decide(stretch, head, work.item) if stretch is not None else Recognized([], 1.0)
-            for stretch, head, work in zip(stretches, heads, works, strict=True)
-        ]
+        found = self._decide(works, stretches, heads)
         for work, way, stretch, recognized in zip(works, ways, stretches, found, strict=True):
             if stretch is not None:
                 way.accept(stretch, recognized.entities, recognized.confidence)
             if way.done:
-                work.result = Recognized(way.entities, way.confidence if work.item.confidence else None)
+                work.result = Recognized(way.entities, way.confidence)
 
     def _begin(self, works: Sequence[Work]) -> list[Stretches]:
         """Every text's way, those that have none yet tokenised."""
@@ -171,12 +127,25 @@ class Engine:
             work.stretches = Stretches(tokens, window, work.item.answer, at_once)
         return [work.stretches for work in works if work.stretches is not None]
 
-    def _decide(self, stretch: Stretch, head: _Head, item: Item) -> Recognized:
-        way = item.way or head.way
-        entities = recognize(stretch.features, stretch.offsets, stretch.answer, head.emissions, head.decoder, way)
-        return Recognized(entities, head.confidence(stretch.features) if item.confidence else None)
+    def _decide(
+        self, works: Sequence[Work], stretches: Sequence[Stretch | None], heads: Sequence[Head]
+    ) -> list[Recognized]:
+        """What each text's head makes of its stretch; nothing of a text without tokens."""
+        asked = {
+            index: (heads[index], Encoded(stretch.features, stretch.offsets, stretch.answer, works[index].item.way))
+            for index, stretch in enumerate(stretches)
+            if stretch is not None
+        }
+        found = dict(zip(asked, recognize_all(list(asked.values())), strict=True))
+        return [found.get(index, Recognized([], 1.0)) for index in range(len(works))]
 
-    def _encode(self, parts: Sequence[list[int]]) -> list[Array]:
+    def _encode_once(self, parts: Sequence[tuple[int, ...]]) -> list[Array]:
+        """`_encode` of each distinct part: a text asked of several domains is encoded once."""
+        distinct = list(dict.fromkeys(parts))
+        outputs = dict(zip(distinct, self._encode(distinct), strict=True))
+        return [outputs[part] for part in parts]
+
+    def _encode(self, parts: Sequence[Sequence[int]]) -> list[Array]:
         """Hidden states (n, layers, hidden) of each part; parts share a call where padding costs less than a call."""
         order = sorted(range(len(parts)), key=lambda index: len(parts[index]))
         results: dict[int, Array] = {}

@@ -58,8 +58,7 @@ class Recognition:
 
         async def confidence() -> float:
             nonlocal local
-            local = await version.batcher.submit(Item(request.text, domain, confidence=True), left_s())
-            assert local.recognized.confidence is not None
+            local = await version.batcher.submit(Item(request.text, domain), left_s())
             return local.recognized.confidence
 
         prompt, llm_s = version.engine.prompt(domain), self._llm_may_take(remaining_s)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from smallm.documents import Span
 from smallm.fusion import Entity, Way
-from smallm_runtime.engine import Engine, Item, Recognized
+from smallm_runtime.engine import Engine, Item
+from smallm_runtime.heads import Recognized
 
 CHUNK = 64
 
@@ -26,8 +27,7 @@ class BundleRecognizer:
 
     def confidences(self, texts: Sequence[str]) -> list[float]:
         """How sure the local model is of its whole answer to each text, 0 to 1."""
-        found = self._run([Item(text, self._domain, confidence=True) for text in texts])
-        return [recognized.confidence or 0.0 for recognized in found]
+        return [recognized.confidence for recognized in self._run([Item(text, self._domain) for text in texts])]
 
     def _run(self, items: Sequence[Item]) -> list[Recognized]:
         chunks = (items[first : first + CHUNK] for first in range(0, len(items), CHUNK))

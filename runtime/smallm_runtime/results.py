@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from smallm_runtime.engine import Recognized
+from smallm_runtime.heads import Recognized
 
 ENTRY_BYTES = 700  # of an entry beside its characters and entities; measured with tracemalloc
 ENTITY_BYTES = 250

@@ -80,13 +80,13 @@ class Stretches:
         offsets = self.tokens[begin:end].offsets
         return Stretch(begin, end, features, offsets, self._answer(offsets[0][0], offsets[-1][1]))
 
-    def accept(self, stretch: Stretch, entities: Sequence[Entity], confidence: float | None) -> None:
+    def accept(self, stretch: Stretch, entities: Sequence[Entity], confidence: float) -> None:
         """Keep what was found in `stretch` as far as it is certain, and go on to the next windows.
 
         The confidence of a long text is the product of its stretches'.
         """
         self._next += len(self._coming())
-        self.confidence *= 1.0 if confidence is None else confidence
+        self.confidence *= confidence
         border = len(self.tokens) if self.done else stretch.end - MARGIN
         if border <= stretch.begin:  # windows shorter than the margin: nothing is certain yet
             self._carry = stretch.features

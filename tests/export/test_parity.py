@@ -10,20 +10,14 @@ import onnxruntime
 import pytest
 import torch
 from smallm_export.encoder_graph import export_encoder
-from smallm_export.head_graph import export_head
 from smallm_runtime.engine import Engine, Item
 from transformers import AutoModel
 
 from smallm import model_folder as folders
 from smallm.encoder import resolve
-from smallm.fusion import UNTEMPERED, Way
-from smallm.labels import LabelSet
-from smallm.model_folder import HeadShape, Model
-from smallm_train.head import HEADS, Weights, build_head
 from tests.conftest import SampleDomain
 
 GRID = list(product((1, 2, 17, 96), (0, 1, 33), (1, 2, 5)))  # length, padding, batch
-LABELS = LabelSet(("A", "B"))
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +45,6 @@ def test_encoder(
     found = session.run(None, {"input_ids": ids, "attention_mask": mask})[0][:, :length]
     assert found.shape == (batch, length, 3, 256)
     np.testing.assert_allclose(found, expected, atol=2e-4)
-
-
-@pytest.mark.parametrize("kind", list(HEADS))
-@pytest.mark.parametrize(("length", "padding", "batch"), GRID)
-def test_head(kind: str, length: int, padding: int, batch: int, tmp_path: Path) -> None:
-    torch.manual_seed(length)
-    head = build_head(kind, LABELS, layers=3, hidden=24, width=20).eval()
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    head.standardize(torch.randn(200, 3, 24) * 2 + 1)
-    weights = {name: value.detach().numpy() for name, value in head.state_dict().items()}
-    head.weights = Weights(3.0, 0.5) if kind == "fusion" else head.weights
-    shape = HeadShape(kind, 20, [0, 1, 2], 24, *head.weights)
-    export_head(
-        Model("d", LABELS, "e", "f", 94, shape, weights, Way.FUSED, UNTEMPERED, None, [], []), tmp_path / "head.onnx"
-    )
-    session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
-    features, votes = torch.randn(batch, length + padding, 3, 24), torch.rand(batch, length + padding, LABELS.num_tags)
-    mask = (torch.arange(length + padding) < length).expand(batch, -1)
-    votes[0] = 0  # a text without an LLM answer among others
-    with torch.inference_mode():
-        expected = head(features, votes, mask)[:, :length].numpy()
-    feed = {"features": features.numpy(), "votes": votes.numpy(), "mask": mask.float().numpy()}
-    np.testing.assert_allclose(session.run(None, feed)[0][:, :length], expected, atol=1e-4)
 
 
 def test_the_manifest_states_what_was_measured(bundle_folder: Path, model_folder: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from smallm_runtime import batcher as batcher_module
 from smallm_runtime.admission import Limits
 from smallm_runtime.batcher import Batcher, Outcome
-from smallm_runtime.engine import Item, Recognized, Work
+from smallm_runtime.engine import Item, Work
+from smallm_runtime.heads import Recognized
 from smallm_runtime.pace import Pace
 
 from smallm.documents import Span
@@ -42,8 +43,7 @@ class Engine:
             left = self._left.get(id(work), len(work.item.text)) - self.chunk
             self._left[id(work)] = left
             if left <= 0:
-                confidence = 0.5 if work.item.confidence else None
-                work.result = Recognized([Entity(Span(0, 1, "A"), 1.0, Source.LOCAL)], confidence)
+                work.result = Recognized([Entity(Span(0, 1, "A"), 1.0, Source.LOCAL)], 0.5)
 
 
 def run(test: Callable[[Engine, Callable[..., Batcher]], Awaitable[None]]) -> Engine:
@@ -199,12 +199,12 @@ def test_equal_texts_in_flight_are_computed_once_and_different_answers_are_not_m
     async def test(engine: Engine, make: Callable[..., Batcher]) -> None:
         batcher = make(replace(SMALL, round_tokens=100))
         tasks = await queued(batcher, "first") + await queued(batcher, "same", "same", "same")
-        for item in (Item("same", answer=[]), Item("same", answer=[Span(0, 1, "A")]), Item("same", confidence=True)):
+        for item in (Item("same", answer=[]), Item("same", answer=[Span(0, 1, "A")])):
             tasks.append(asyncio.create_task(batcher.submit(item)))
         await asyncio.sleep(0.02)
         engine.release.set()
         outcomes = await asyncio.gather(*tasks)
-        assert engine.rounds == [["first"], ["same"] * 4] and batcher.counts.joined == 2
+        assert engine.rounds == [["first"], ["same"] * 3] and batcher.counts.joined == 2
         assert outcomes[-1].recognized.confidence == 0.5
 
     run(test)
@@ -218,12 +218,9 @@ def test_an_answer_is_remembered_for_its_text_llm_part_and_domain_only() -> None
         again = await batcher.submit(Item("a"))
         assert again.recognized is first.recognized and (again.batch_size, again.model_s) == (0, 0)
         assert batcher.counts.remembered == 1 and batcher.remembered[0] == 1
-        for item in (Item("b"), Item("a", answer=[]), Item("a", domain="other"), Item("a", confidence=True)):
+        for item in (Item("b"), Item("a", answer=[]), Item("a", domain="other")):
             await batcher.submit(item)
-        assert len(engine.rounds) == 5
-        assert (await batcher.submit(Item("a", confidence=True))).recognized.confidence == 0.5
-        await batcher.submit(Item("a"))  # one with a confidence serves those who need none
-        assert len(engine.rounds) == 5
+        assert len(engine.rounds) == 4
 
     run(test)
 

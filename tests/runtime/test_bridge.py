@@ -83,8 +83,7 @@ def test_when_uncertain_asks_about_just_the_texts_below_the_threshold(
 ) -> None:
     texts = [document.text for document in sample.test[:40]]
     engine = Engine.load(bundle_folder)
-    found = [engine.run([Item(text, confidence=True)])[0].confidence for text in texts]
-    confidences = [one for one in found if one is not None]
+    confidences = [engine.run([Item(text)])[0].confidence for text in texts]
     assert len(confidences) == 40 and all(0 < one <= 1 for one in confidences)
     threshold = sorted(confidences)[20]
     with FakeLLM(replies_of(sample.answers.read_text(encoding="utf-8").splitlines())) as fake:

@@ -11,7 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from smallm_runtime.engine import Engine, Item, Recognized, Work
+from smallm_runtime.engine import Engine, Item, Work
+from smallm_runtime.heads import Recognized
 from smallm_runtime.server import SERVICE, Settings, running
 
 from smallm.cli import main
@@ -115,7 +116,7 @@ def test_an_internal_error_shows_neither_path_nor_text(
         if works[0].item.text != "预热":
             raise RuntimeError(f"/etc/secret {works[0].item.text}")
         for work in works:
-            work.result = Recognized([])
+            work.result = Recognized([], 1.0)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", explode)
