@@ -6,7 +6,7 @@ the head's scores of dev texts. Together they are many more texts than dev alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from smallm.documents import Span
 from smallm.fusion import Way
 from smallm.labels import LabelSet
 from smallm.scoring import score
+from smallm_train import bootstrap
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Example
 from smallm_train.head import Head
@@ -26,18 +27,22 @@ from smallm_train.loop import Folds, decoder, member_scores
 
 Scores = NDArray[np.float32]
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
 class Choice:
     """What was chosen, and on what: micro F1 by way over the honest texts that have an LLM answer.
 
+    `gain` is by how much fused is better than the better of the other two, `gain_error` the standard error of that.
     `local_all` is the local F1 over all honest texts, `texts` their number; temperatures divide
     emissions and transitions before probabilities are taken.
     """
 
     way: Way
     f1: dict[str, float]
+    gain: float
+    gain_error: float
     local_all: float
     texts: int
     local_temperature: float
@@ -68,25 +73,37 @@ def choose(head: Head, labels: LabelSet, train: Sequence[Example], folds: Folds,
     local_scores = [text.local for text in answered]
     temperature = _temperature(head, texts, [text.local for text in texts])
     if not answered:
-        return Choice(Way.LOCAL, {str(Way.LOCAL): local_all}, local_all, len(texts), temperature, temperature)
+        alone = {str(Way.LOCAL): local_all}
+        return Choice(Way.LOCAL, alone, 0.0, 0.0, local_all, len(texts), temperature, temperature)
     by_weights = {}
     for weights in head.grid:
         head.weights = weights
         by_weights[weights] = _f1(answered, _spans(head, labels, answered, _fused(head, answered)))
     head.weights = max(by_weights, key=lambda weights: (by_weights[weights], weights.alpha, -weights.gamma))
-    f1 = {
-        str(Way.FUSED): by_weights[head.weights],
-        str(Way.LLM): _f1(answered, [list(text.example.answer or ()) for text in answered]),
-        str(Way.LOCAL): _f1(answered, _spans(head, labels, answered, local_scores)),
+    found = {
+        Way.FUSED: _spans(head, labels, answered, _fused(head, answered)),
+        Way.LLM: [list(text.example.answer or ()) for text in answered],
+        Way.LOCAL: _spans(head, labels, answered, local_scores),
     }
+    way, gain, error = best_way([text.example.document.spans for text in answered], found)
+    f1 = {str(name): _f1(answered, spans) for name, spans in found.items()}
     fused_temperature = _temperature(head, answered, _fused(head, answered))
-    return Choice(best_way(f1), f1, local_all, len(texts), temperature, fused_temperature)
+    return Choice(way, f1, gain, error, local_all, len(texts), temperature, fused_temperature)
 
 
-def best_way(f1: dict[str, float]) -> Way:
-    """The best way; on a tie the one that uses more: fused, then llm, then local."""
-    ways = [way for way in (Way.FUSED, Way.LLM, Way.LOCAL) if way in f1]
-    return max(ways, key=lambda way: f1[way])
+def best_way(gold: Sequence[Sequence[Span]], found: Mapping[Way, Sequence[Sequence[Span]]]) -> tuple[Way, float, float]:
+    """The way to answer, fused's gain over the better of LLM and local, and that gain's standard error.
+
+    Fused must be better by a standard error, for its weights were chosen on these very texts: a smaller gain
+    among few texts is as likely a loss on others. Equal to the LLM, as before training, it is fused: it costs nothing.
+    """
+    counts = {way: bootstrap.count(gold, [spans]) for way, spans in found.items()}
+    f1 = {way: float(bootstrap.mean_f1(count)[0]) for way, count in counts.items()}
+    single = max((Way.LLM, Way.LOCAL), key=lambda way: f1[way])
+    drawn = bootstrap.resample(len(gold), RESAMPLES)
+    error = float(np.std(bootstrap.mean_f1(counts[Way.FUSED], drawn) - bootstrap.mean_f1(counts[single], drawn)))
+    gain = f1[Way.FUSED] - f1[single]
+    return (Way.FUSED if gain >= error else single), gain, error
 
 
 def _scored(head: Head, examples: Sequence[Example]) -> list[tuple[Example, tuple[Scores, Scores]]]:

@@ -107,7 +107,11 @@ class FusionHead(Head):
     then scores far lower in use than in training.
     """
 
-    grid = tuple(Weights(alpha, gamma) for alpha in (4.0, 5.0, 6.0, 7.0, 8.0, 10.0) for gamma in (0.0, 0.25, 0.5, 1.0))
+    grid = tuple(
+        Weights(alpha, gamma)
+        for alpha in (4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 13.0)
+        for gamma in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+    )
     trains_local = True
     MEMBERS = 4
 

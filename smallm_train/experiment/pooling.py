@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from smallm.documents import Document, Span
-from smallm_train.experiment.bootstrap import Counts, count
+from smallm_train.bootstrap import Counts, count
 from smallm_train.experiment.cells import Result
 from smallm_train.experiment.datasets import Dataset
 from smallm_train.experiment.plan import ALL, Plan, Size

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smallm import __version__
-from smallm_train.experiment import bootstrap, errors
+from smallm_train import bootstrap
+from smallm_train.experiment import errors
 from smallm_train.experiment.cells import Cell, Result
 from smallm_train.experiment.datasets import Dataset
 from smallm_train.experiment.plan import Plan

@@ -11,7 +11,7 @@ from smallm.fusion import Way
 from smallm.labels import LabelSet
 from smallm.tokenization import Tokens
 from smallm_train import choice as choices
-from smallm_train.choice import choose
+from smallm_train.choice import best_way, choose
 from smallm_train.examples import Example, collate
 from smallm_train.head import LIMIT, FusionHead, build_head
 from smallm_train.loop import Options, _loss, fit, member_scores
@@ -20,13 +20,13 @@ LABELS = LabelSet(("A", "B"))
 QUICK = Options(epochs=40, min_steps=1, batch_size=8)
 
 
-def example(rng: np.random.Generator, *, llm_right: float = 0.5) -> Example:
-    """Ten characters with one entity whose type the features tell; the LLM is right with a probability."""
+def example(rng: np.random.Generator, *, llm_right: float = 0.5, clear: float = 2.0) -> Example:
+    """Ten characters with one entity; the features tell its type more or less clearly, the LLM with a probability."""
     start, kind = int(rng.integers(1, 7)), int(rng.integers(2))
     tags = np.zeros(10, dtype=np.int64)
     tags[start : start + 2] = (2 * kind + 1, 2 * kind + 2)
     features = rng.normal(size=(10, 2, 6)).astype(np.float16)
-    features[np.arange(10), 1, tags] += 5
+    features[np.arange(10), 1, tags] += clear
     guess = kind if rng.random() < llm_right else 1 - kind
     votes = np.zeros((10, 5), dtype=np.float32)
     votes[np.arange(10), np.where(tags > 0, tags + 2 * (guess - kind), 0)] = 1
@@ -67,7 +67,7 @@ def test_it_learns_where_the_llm_errs_and_chooses_to_fuse(data: tuple[list[Examp
     folds = fit(head, train, QUICK)
     chosen = choose(head, LABELS, train, folds, dev)
     assert sorted(np.bincount(folds)) == [10] * 4 and chosen.texts == 60
-    assert chosen.way is Way.FUSED and chosen.f1["fused"] > 0.9 > 0.7 > chosen.f1["llm"]
+    assert chosen.way is Way.FUSED and chosen.f1["fused"] > 0.9 > 0.7 > max(chosen.f1["local"], chosen.f1["llm"])
     assert head.weights in head.grid
 
 
@@ -94,3 +94,28 @@ def test_a_head_that_is_too_sure_gets_a_temperature_above_one(data: tuple[list[E
 @pytest.mark.parametrize("hidden", [256, 768, 1024])
 def test_a_default_head_stays_within_the_limit(hidden: int) -> None:
     assert build_head("fusion", LabelSet(tuple("ABCDEFGHIJ")), 5, hidden).num_parameters() <= LIMIT
+
+
+def outcomes(right: list[bool], texts: int) -> list[list[Span]]:
+    """Per text one span, the gold one where `right` says so, in turn."""
+    return [[Span(0, 2 if right[index % len(right)] else 3, "A")] for index in range(texts)]
+
+
+@pytest.mark.parametrize("texts", [8, 800])
+def test_fused_must_beat_the_better_single_way_by_a_standard_error(texts: int) -> None:
+    gold = [[Span(0, 2, "A")]] * texts
+    llm, local = outcomes([True, False, True, False], texts), outcomes([False, False, False, True], texts)
+    fused = outcomes([True, False, False, True, True, True, False, False], texts)  # 4 of 8, as the LLM; other texts
+    fused[0], fused[1] = gold[0], gold[1]  # and one more
+    way, gain, error = best_way(gold, {Way.FUSED: fused, Way.LLM: llm, Way.LOCAL: local})
+    assert 0 < gain < error and way is Way.LLM
+    clear = outcomes([True, True, True, False], texts)
+    assert best_way(gold, {Way.FUSED: clear, Way.LLM: llm, Way.LOCAL: local})[0] is Way.FUSED
+
+
+def test_of_the_single_ways_the_better_is_kept_and_an_untrained_head_is_fused() -> None:
+    gold = [[Span(0, 2, "A")]] * 8
+    poor, good = outcomes([True, False], 8), outcomes([True, True, False, True], 8)
+    assert best_way(gold, {Way.FUSED: poor, Way.LLM: poor, Way.LOCAL: good})[0] is Way.LOCAL
+    assert best_way(gold, {Way.FUSED: poor, Way.LLM: good, Way.LOCAL: poor})[0] is Way.LLM
+    assert best_way(gold, {Way.FUSED: good, Way.LLM: good, Way.LOCAL: poor})[:2] == (Way.FUSED, 0.0)

@@ -18,7 +18,6 @@ from smallm.documents import Document, Span
 from smallm.formats import write_documents
 from smallm.fusion import Way
 from smallm.scoring import score
-from smallm_train.choice import best_way
 from tests.conftest import SampleDomain
 
 QUICK = ["--epochs", "2", "--min-steps", "1"]
@@ -115,13 +114,6 @@ def test_without_a_single_label_it_is_the_llm(
         assert scores["fused"] == scores["llm"] and scores["local"]["f1"] == 0
     assert main(["train", str(sample.folder), "--out", str(tmp_path / "none"), "--shots", "0"]) == 1
     assert "not between 1 and" in capsys.readouterr().err
-
-
-def test_the_best_way_is_chosen() -> None:
-    assert best_way({"llm": 0.7, "local": 0.5, "fused": 0.6}) is Way.LLM
-    assert best_way({"llm": 0.6, "local": 0.6, "fused": 0.6}) is Way.FUSED
-    assert best_way({"llm": 0.1, "local": 0.5, "fused": 0.4}) is Way.LOCAL
-    assert best_way({"local": 0.5}) is Way.LOCAL
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from smallm.documents import Document, Span
 from smallm.llm.prompt import EntityType, Prompt
 from smallm.llm.recordings import RecordedAnswers
 from smallm.scoring import score
-from smallm_train.experiment import bootstrap, errors
+from smallm_train import bootstrap
+from smallm_train.experiment import errors
 from smallm_train.experiment.errors import Scenario
 
 TEXTS = 80
