@@ -58,6 +58,7 @@ COMMANDS = {
     "serve": Command("smallm_runtime.command", "serve a bundle through gRPC", "cpu"),
     "llm": Command("smallm.llm.command", "the store of LLM answers: annotate, import, export", "cpu"),
     "train": Command("smallm_train.command", "train a domain's head on annotated data and LLM answers", "train"),
+    "adapt": Command("smallm_train.adapt.command", "tune inside an encoder on a domain's labels", "train"),
     "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
     "convert": Command("smallm.convert", "annotated text from one format to another", ""),
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),

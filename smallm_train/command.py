@@ -19,6 +19,7 @@ from smallm.errors import DataError
 from smallm.fusion import Temperatures
 from smallm.llm.recordings import read_answers
 from smallm.model_folder import HeadShape, Model, Reference
+from smallm_train.adapt.folder import unseen
 from smallm_train.choice import Choice, choose
 from smallm_train.data import TrainingData, read_training_data
 from smallm_train.examples import Example, prepare
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("no labels: the head stays at step 0, which is the LLM")
         folds = np.zeros(0, dtype=np.int64)
-    choice = choose(head, data.labels, train, folds, dev)
+    honest = unseen(encoder.encoder, [document.text for document in data.train.documents])
+    if len(honest) < len(train):
+        print(f"the encoder has learned from {len(train) - len(honest)} of the training texts: they choose nothing")
+    choice = choose(head, data.labels, [train[index] for index in honest], folds[honest], dev)
     shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights)
     model = _model(args, domain, data, encoder, head, shape, choice, (train, dev))
     training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}

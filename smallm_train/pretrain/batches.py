@@ -16,6 +16,7 @@ from smallm_train.pretrain.corpus import IGNORED, TokenStream, label_words
 
 NO_LABEL = -100  # torch's cross_entropy default
 PADDING = 128  # batches are padded to multiples of it: few shapes, so that a compiled model compiles seldom
+SILVER_PADDING = 64
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from smallm import atomic
 from smallm.tokenization import TextTokenizer
-from smallm_train.pretrain.batches import PADDING, Batch, Example, block_example, collate
+from smallm_train.pretrain.batches import PADDING, SILVER_PADDING, Batch, Example, block_example, collate
 from smallm_train.pretrain.corpus import TokenStream
 from smallm_train.pretrain.evaluation import evaluate
 from smallm_train.pretrain.model import PretrainingModel, losses
@@ -73,14 +73,13 @@ class Batches:
     def __init__(self, data: TrainingData, tokenizer: TextTokenizer, schedule: Schedule) -> None:
         self._data, self._tokenizer, self._schedule = data, tokenizer, schedule
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._lengths = np.array([len(example.ids) for example in data.silver])
 
     def __getitem__(self, step: int) -> Batch:
         schedule, data = self._schedule, self._data
         rng = np.random.default_rng((schedule.seed, step))
         if data.silver and step % schedule.silver_every == 0:
-            chosen = rng.choice(len(data.silver), size=min(2 * schedule.batch, len(data.silver)), replace=False)
-            examples = [data.silver[i] for i in chosen]
-            return collate(examples, self._tokenizer, mask_share=0.1, rng=rng, multiple=PADDING)
+            return collate(self._silver(rng), self._tokenizer, mask_share=0.1, rng=rng, multiple=SILVER_PADDING)
         per_epoch = max(len(data.blocks) // schedule.batch, 1)
         epoch, index = divmod(step, per_epoch)
         if epoch != self._epoch:
@@ -89,6 +88,13 @@ class Batches:
         rows = self._order[index * schedule.batch : (index + 1) * schedule.batch]
         examples = [block_example(data.stream, *data.blocks[row]) for row in rows]
         return collate(examples, self._tokenizer, mask_share=0.15, rng=rng, multiple=PADDING)
+
+    def _silver(self, rng: np.random.Generator) -> list[Example]:
+        """Sentences of similar length: they are short, and padding them to the longest would cost more than they do."""
+        size = min(4 * self._schedule.batch, len(self._data.silver))
+        order = np.argsort(self._lengths * rng.uniform(0.8, 1.25, len(self._lengths)))
+        first = int(rng.integers(len(order) - size + 1))
+        return [self._data.silver[index] for index in order[first : first + size]]
 
 
 def pretrain(

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from smallm.errors import DataError
+from smallm_train.experiment.systems.adapted import Adapted
 from smallm_train.experiment.systems.base import Curve, Outcome, System
 from smallm_train.experiment.systems.bilstm_crf import BiLSTMCRF
 from smallm_train.experiment.systems.finetune import FineTuning
@@ -20,6 +21,7 @@ SYSTEMS: dict[str, System] = {
     "local": LocalHead(),
     "paper": PaperHead(),
     "ours": OurHead(),
+    "adapted": Adapted(),
     "bilstm_crf": BiLSTMCRF(),
     "finetune": FineTuning(),
 }

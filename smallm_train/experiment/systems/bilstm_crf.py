@@ -12,8 +12,9 @@ from smallm.documents import Document
 from smallm.labels import LabelSet
 from smallm_train.data import Split
 from smallm_train.experiment.systems.base import Outcome
-from smallm_train.experiment.systems.tagger import Encoded, Tagger, encode, fit_and_predict, zero
+from smallm_train.experiment.systems.fitting import fit_and_predict
 from smallm_train.features import FrozenEncoder
+from smallm_train.tagger import Encoded, Tagger, encode, zero
 
 PADDING, UNKNOWN = 0, 1
 WINDOW = 512  # characters; an LSTM takes any length, but longer texts cost memory for nothing

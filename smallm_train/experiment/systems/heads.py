@@ -17,6 +17,7 @@ from smallm.alignment import tags_to_spans
 from smallm.crf import viterbi_batch
 from smallm.fusion import Way
 from smallm.labels import LabelSet
+from smallm_train.adapt.folder import unseen
 from smallm_train.choice import Choice, choose
 from smallm_train.data import Split
 from smallm_train.examples import Example, prepare
@@ -77,7 +78,8 @@ def train_head(
     begin = time.perf_counter()
     folds = fit(head, prepared[0], replace(settings, seed=seed)) if prepared[0] else np.zeros(0, dtype=np.int64)
     seconds = time.perf_counter() - begin
-    choice = choose(head, labels, prepared[0], folds, prepared[1])
+    honest = unseen(encoder.encoder, [document.text for document in train.documents])
+    choice = choose(head, labels, [prepared[0][index] for index in honest], folds[honest], prepared[1])
     return Trained(head, labels, prepared[1], prepared[2], choice, seconds)
 
 

@@ -1,9 +1,8 @@
-"""What the baselines without a frozen encoder share: a network from token ids to emissions, a CRF, early stopping."""
+"""A network from token ids to emissions under a CRF, trained with early stopping: what has no frozen encoder."""
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,13 +14,12 @@ from torch import nn
 
 from smallm.alignment import Offsets, spans_to_tags, tags_to_spans
 from smallm.crf import FORBIDDEN
-from smallm.documents import Document
+from smallm.documents import Document, Span
 from smallm.fusion import Decoder
 from smallm.labels import LabelSet
 from smallm.scoring import score
 from smallm.windows import cut, stitch
 from smallm_train.crf import constraints, negative_log_likelihood
-from smallm_train.experiment.systems.base import Curve, Outcome, Predictions
 
 
 class Fitting(Protocol):
@@ -115,13 +113,13 @@ class Tagger:
             f1 = float(score(gold, self.predict(dev))["f1"])
             if f1 > best:
                 best, best_epoch, best_state = f1, epoch, copy.deepcopy(modules.state_dict())
-            if epoch - best_epoch >= options.patience:
+            if best > 0 and epoch - best_epoch >= options.patience:  # the zero start takes a while to leave
                 break
         modules.load_state_dict(best_state)
-        return {"epoch": best_epoch}
+        return {"epoch": best_epoch, "dev_f1": best}
 
     @torch.inference_mode()
-    def predict(self, texts: Sequence[Encoded]) -> Predictions:
+    def predict(self, texts: Sequence[Encoded]) -> list[list[Span]]:
         """The best legal spans of each text."""
         self.network.eval()
         start, transitions = (tensor.detach().numpy() for tensor in self.crf.constrained())
@@ -138,26 +136,6 @@ class Tagger:
         """Trainable parameters of network and CRF."""
         both = [*self.network.parameters(), *self.crf.parameters()]
         return sum(parameter.numel() for parameter in both if parameter.requires_grad)
-
-
-def fit_and_predict(
-    name: str,
-    tagger: Tagger,
-    splits: tuple[Sequence[Encoded], Sequence[Encoded], Sequence[Encoded]],
-    optimizer: torch.optim.Optimizer,
-    options: Fitting,
-    seed: int,
-) -> Outcome:
-    """Train on the first split, choose on the second, predict the second and third as curve `name`.
-
-    Without training texts nothing is predicted: the zero output layer has no opinion.
-    """
-    train, dev, test = splits
-    begin = time.perf_counter()
-    figures = tagger.fit(train, dev, optimizer, options, seed)
-    seconds = time.perf_counter() - begin
-    curve = Curve(tagger.predict(dev), tagger.predict(test))
-    return Outcome({name: curve}, figures, tagger.num_parameters(), seconds)
 
 
 def zero(layer: nn.Linear) -> nn.Linear:
