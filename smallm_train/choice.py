@@ -74,7 +74,7 @@ def choose(head: Head, labels: LabelSet, train: Sequence[Example], folds: Folds,
     temperature = _temperature(head, texts, [text.local for text in texts])
     if not answered:
         alone = {str(Way.LOCAL): local_all}
-        return Choice(Way.LOCAL, alone, 0.0, 0.0, local_all, len(texts), temperature, temperature)
+        return Choice(Way.LOCAL if texts else Way.LLM, alone, 0.0, 0.0, local_all, len(texts), temperature, temperature)
     by_weights = {}
     for weights in head.grid:
         head.weights = weights

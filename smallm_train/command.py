@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots", type=int, help="use only this many training texts (nested subsets); 0 needs --answers"
     )
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        help="further texts (.txt, .jsonl ...); the LLM's answers to them teach too",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the training texts")
     parser.add_argument("--min-steps", type=int, default=defaults.min_steps, help="more passes if these need them")
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     domain = _domain(args)
     options = Options(epochs=args.epochs, min_steps=args.min_steps, batch_size=args.batch_size, seed=args.seed)
     recorded = read_answers(args.answers, args.prompt) if args.answers else None
-    data = read_training_data(args.data, recorded, args.shots, args.seed)
+    data = read_training_data(args.data, recorded, args.shots, args.seed, args.unlabelled)
     encoder = FrozenEncoder(resolve(args.encoder))
     print(
         f"{len(data.train.documents)} train texts ({data.train.answered} with an LLM answer), "
@@ -63,13 +68,16 @@ def run(args: argparse.Namespace) -> int:
     )
     train = prepare(data.train.documents, data.train.answers, encoder, data.labels, "encoding train")
     dev = prepare(data.dev.documents, data.dev.answers, encoder, data.labels, "encoding dev")
+    further = prepare(data.unlabelled.documents, data.unlabelled.answers, encoder, data.labels, "encoding unlabelled")
     torch.manual_seed(args.seed)
     width = args.width or default_width(args.head, data.labels, len(encoder.layers), encoder.hidden)
     head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, width)
     print(f"encoder '{args.encoder}' frozen; head '{args.head}' with {head.num_parameters():,} trainable parameters")
-    if train:
+    if further:
+        print(f"learning first from the LLM's answers to {len(further)} unlabelled texts")
+    if train or further:
         with _Report() as report:
-            folds = fit(head, train, options, report)
+            folds = fit(head, train, options, report, further)
     else:
         print("no labels: the head stays at step 0, which is the LLM")
         folds = np.zeros(0, dtype=np.int64)
@@ -80,7 +88,12 @@ def run(args: argparse.Namespace) -> int:
     shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights)
     model = _model(args, domain, data, encoder, head, shape, choice, (train, dev))
     training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}
-    training |= {"train_texts": len(train), "train_answers": data.train.answered, "dev_texts": len(dev)}
+    training |= {
+        "train_texts": len(train),
+        "train_answers": data.train.answered,
+        "unlabelled_texts": len(further),
+        "dev_texts": len(dev),
+    }
     model.training.update(training)
     model_folder.write(args.out, model, encoder.tokenizer)
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in choice.f1.items())

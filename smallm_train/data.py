@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smallm.documents import Document, Span, label_set
 from smallm.errors import DataError
-from smallm.formats import SUFFIXES, read_documents
+from smallm.formats import SUFFIXES, read_documents, read_texts
 from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.llm.recordings import RecordedAnswers
@@ -35,13 +35,20 @@ class TrainingData:
     labels: LabelSet
     train: Split
     dev: Split
+    unlabelled: Split
     prompt: Prompt | None
 
 
 def read_training_data(
-    folder: Path, recorded: RecordedAnswers | None, shots: int | None = None, seed: int = 0
+    folder: Path,
+    recorded: RecordedAnswers | None,
+    shots: int | None = None,
+    seed: int = 0,
+    unlabelled: Path | None = None,
 ) -> TrainingData:
     """Read train and dev from `folder`; keep `shots` training documents if given.
+
+    Of the file of texts `unlabelled` those are kept that are neither in train nor in dev and that the LLM has answered.
 
     Raises DataError if a file is missing or malformed, or if the answers fit none of the texts.
     """
@@ -54,7 +61,8 @@ def read_training_data(
     train, dev = (_answered(part, recorded) for part in (documents, dev_documents))
     if recorded and not train.answered and not dev.answered:
         raise DataError(f"the recorded answers fit none of the texts in {folder}", source="--answers")
-    return TrainingData(labels, train, dev, prompt)
+    rest = _unlabelled(unlabelled, recorded, [*documents, *dev_documents]) if unlabelled else Split([], [])
+    return TrainingData(labels, train, dev, rest, prompt)
 
 
 def nested_subset(
@@ -90,6 +98,19 @@ def labels_for(documents: Sequence[Document], prompt: Prompt | None, source: str
     if not present and not asked:
         raise DataError("no document has an entity", source=source)
     return LabelSet((*asked, *(name for name in present if name not in asked)))
+
+
+def _unlabelled(path: Path, recorded: RecordedAnswers | None, known: Sequence[Document]) -> Split:
+    if recorded is None:
+        raise DataError("what is learned from unlabelled texts is the LLM's answers: give --answers", source=str(path))
+    texts = dict.fromkeys(read_texts(path))
+    for document in known:
+        texts.pop(document.text, None)
+    split = _answered([Document(str(number), text, ()) for number, text in enumerate(texts, start=1)], recorded)
+    kept = [(d, answer) for d, answer in zip(split.documents, split.answers, strict=True) if answer is not None]
+    if not kept:
+        raise DataError("the recorded answers fit none of its texts beyond train and dev", source=str(path))
+    return Split([document for document, _ in kept], [answer for _, answer in kept])
 
 
 def _answered(documents: list[Document], recorded: RecordedAnswers | None) -> Split:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from smallm_train.examples import Batch, Example, collate
 from smallm_train.head import Head
 
 STANDARD_TOKENS = 50_000  # enough for a mean and a scale; bounds the memory of wide encoders
+NO_FOLD = -1
 Folds = NDArray[np.int64]
 """The fold of each training text: the member of that number does not learn from it."""
 
@@ -49,33 +50,56 @@ class Progress:
 
 
 def fit(
-    head: Head, train: Sequence[Example], options: Options, report: Callable[[Progress], None] = lambda _: None
+    head: Head,
+    train: Sequence[Example],
+    options: Options,
+    report: Callable[[Progress], None] = lambda _: None,
+    weak: Sequence[Example] = (),
 ) -> Folds:
     """Train `head` in place; the folds, so that honest scores of `train` can be had (see `smallm_train.choice`).
 
-    Raises DataError if there is nothing to train on.
+    `weak` are unlabelled texts with the LLM's answer: before the labels, the local scores learn to say what the
+    LLM said there. Raises DataError if there is nothing to train on.
     """
     usable = [example for example in train if len(example.tokens)]
-    if not usable:
+    answered = [_as_labelled(example) for example in weak if len(example.tokens) and example.answer is not None]
+    if not usable and not (answered and head.trains_local):
         raise DataError("no training text holds a character")
     rng = np.random.default_rng(options.seed)
     folds = rng.permutation(len(train)) % head.members
-    fold_of = {id(example): fold for example, fold in zip(train, folds, strict=True)}
-    head.standardize(_sample(usable))
+    head.standardize(_sample([*usable, *answered]))
+    stages = [(usable, {id(example): int(fold) for example, fold in zip(train, folds, strict=True)})]
+    if answered and head.trains_local:
+        stages.insert(0, (answered, {}))
+    for texts, fold_of in stages:
+        if texts:
+            _train(head, texts, fold_of, options, rng, report)
+    return folds
+
+
+def _train(
+    head: Head,
+    texts: list[Example],
+    fold_of: Mapping[int, int],
+    options: Options,
+    rng: np.random.Generator,
+    report: Callable[[Progress], None],
+) -> None:
+    """One stage of training; every member learns from a text without a fold."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(
         head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.averaging)
     )
-    per_epoch = -(-len(usable) // options.batch_size)
+    per_epoch = -(-len(texts) // options.batch_size)
     epochs = max(options.epochs, -(-options.min_steps // per_epoch))
     head.train()
     step = 0
     for epoch in range(1, epochs + 1):
         losses = []
-        for batch in _batches(usable, options, rng):
+        for batch in _batches(texts, options, rng):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * min(1.0, 2 * (1 - step / (epochs * per_epoch)))
-            loss = _loss(head, collate(batch), np.array([fold_of[id(example)] for example in batch]))
+            loss = _loss(head, collate(batch), np.array([fold_of.get(id(example), NO_FOLD) for example in batch]))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
@@ -86,7 +110,11 @@ def fit(
         report(Progress(epoch, epochs, sum(losses) / len(losses)))
     head.load_state_dict(cast(Head, average.module).state_dict())
     head.eval()
-    return folds
+
+
+def _as_labelled(example: Example) -> Example:
+    """The LLM's answer as the text's tags, and no votes: a text that the local scores alone learn from."""
+    return replace(example, tags=example.votes.argmax(axis=1), votes=np.zeros_like(example.votes), answer=None)
 
 
 def _loss(head: Head, batch: Batch, folds: Folds) -> torch.Tensor:

@@ -57,6 +57,16 @@ def read_documents(path: Path, format: str = "") -> list[Document]:
     return documents
 
 
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: the lines of a `.txt` that are not blank, else the documents' texts. Raises DataError."""
+    if path.suffix != ".txt":
+        return [document.text for document in read_documents(path)]
+    try:
+        return [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as text ({type(error).__name__})", source=str(path)) from None
+
+
 def write_documents(path: Path, documents: Iterable[Document], format: str = "") -> None:
     """Write `documents` to `path` in one step; see `read_documents` for `format`."""
     _format(path, format).write(path, documents)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from smallm.errors import ArtifactError, DataError
-from smallm.formats import read_documents
+from smallm.formats import read_texts
 from smallm.llm import batch, exchange, settings
 from smallm.llm.annotate import PATIENCE_S, Outcome, Plan, annotate, plan
 from smallm.llm.bridge import Bridge
@@ -175,7 +175,7 @@ def _purge(args: argparse.Namespace) -> int:
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    texts = _texts(args.file)
+    texts = read_texts(args.file)
     prompt = Prompt.load(args.prompt or args.file.with_name("prompt.json"))
     told = read_settings(args, store=args.store)
     if not told.endpoint:
@@ -256,15 +256,6 @@ def _spent(bridge: Bridge) -> tuple[float, float, float]:
 
     prompt, completion = (total("tokens_total", direction=which) for which in ("prompt", "completion"))
     return prompt, completion, total("money_total")
-
-
-def _texts(file: Path) -> list[str]:
-    if file.suffix != ".txt":
-        return [document.text for document in read_documents(file)]
-    try:
-        return [line.rstrip("\r") for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as text ({type(error).__name__})", source=str(file)) from None
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from smallm import atomic
 from smallm.documents import Span
 from smallm.errors import ArtifactError
 from smallm.scoring import score
-from smallm_train.experiment.datasets import Dataset, Part, as_lists
+from smallm_train.experiment.datasets import Dataset, as_lists
 from smallm_train.experiment.plan import Plan, Size
-from smallm_train.experiment.systems import SYSTEMS, Outcome, options_of
+from smallm_train.experiment.systems import SYSTEMS, Outcome, Part, options_of
 
 FORMAT = 1
 _PACKAGES = Path(__file__).parent.parent, Path(__file__).parent / "systems"

@@ -11,24 +11,13 @@ from functools import cached_property
 from smallm.documents import Span
 from smallm.errors import DataError
 from smallm.formats import read_documents
-from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.llm.recordings import RecordedAnswers, read_answers
 from smallm_train.data import Split, find_split, labels_for, nested_subset
 from smallm_train.experiment.plan import ALL, DatasetPlan, Plan, Size
+from smallm_train.experiment.systems.base import Part
 
 SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one training sees. `test_index` is each test text's place in `Dataset.scored`."""
-
-    train: Split
-    dev: Split
-    test: Split
-    test_index: list[int]
-    labels: LabelSet
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,8 @@ class Dataset:
         chosen = _subset(train, shots, seed, prompt, self.plan.name)
         if self.plan.dev_limit is not None:
             dev = _subset(dev, min(self.plan.dev_limit, len(dev.documents)), seed, None, self.plan.name)
-        return Part(chosen, dev, test, test_index, labels_for(chosen.documents, prompt, self.plan.name))
+        rest = _without(train, chosen)
+        return Part(chosen, dev, test, rest, test_index, labels_for(chosen.documents, prompt, self.plan.name))
 
     @cached_property
     def _answered(self) -> Split:
@@ -137,6 +127,12 @@ def _subset(split: Split, shots: int, seed: int, prompt: Prompt | None, source: 
     chosen = nested_subset(split.documents, shots, seed, prompt, source)
     places = {id(document): index for index, document in enumerate(split.documents)}
     return _select(split, [places[id(document)] for document in chosen])
+
+
+def _without(split: Split, chosen: Split) -> Split:
+    """The documents of `split` with none of the chosen ones' texts."""
+    known = {document.text for document in chosen.documents}
+    return _select(split, [index for index, document in enumerate(split.documents) if document.text not in known])
 
 
 def _select(split: Split, indices: Sequence[int]) -> Split:

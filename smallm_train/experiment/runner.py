@@ -37,7 +37,7 @@ class Worker:
         part = dataset.part(cell.size, cell.seed, cell.fold)
         encoder = self.pooled(dataset) if system.uses_encoder else None
         options = options_of(cell.system, {name: value for name, value in cell.options.items() if name != "seed"})
-        outcome = system.run(part.train, part.dev, part.test, part.labels, encoder, cell.seed, options)
+        outcome = system.run(part, encoder, cell.seed, options)
         cells.write(self._out, cell, part, outcome)
         return f"{cell.dataset} {cell.system} {cell.size}"
 

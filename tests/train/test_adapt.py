@@ -56,6 +56,7 @@ def test_merging_lora_changes_no_emission(tiny_encoder: Path, tmp_path: Path) ->
     options = AdaptOptions(rank=2)
     model = tagger(encoder, LABELS, options)
     network = model.network.eval()
+    assert isinstance(network, EncoderNetwork)
     torch.manual_seed(1)
     for name, parameter in network.named_parameters():
         if "lora_" in name:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from smallm.documents import Document, Span
+from smallm.errors import DataError
 from smallm.fusion import Way
 from smallm.labels import LabelSet
 from smallm.tokenization import Tokens
@@ -119,3 +122,22 @@ def test_of_the_single_ways_the_better_is_kept_and_an_untrained_head_is_fused() 
     assert best_way(gold, {Way.FUSED: poor, Way.LLM: poor, Way.LOCAL: good})[0] is Way.LOCAL
     assert best_way(gold, {Way.FUSED: poor, Way.LLM: good, Way.LOCAL: poor})[0] is Way.LLM
     assert best_way(gold, {Way.FUSED: good, Way.LLM: good, Way.LOCAL: poor})[:2] == (Way.FUSED, 0.0)
+
+
+def test_unlabelled_texts_teach_the_local_scores_alone_what_the_llm_said() -> None:
+    torch.manual_seed(1)
+    head = build_head("fusion", LABELS, 2, 6, 8)
+    rng = np.random.default_rng(5)
+    weak = [replace(example(rng, llm_right=1.0, clear=5.0), tags=np.zeros(10, dtype=np.int64)) for _ in range(40)]
+    folds = fit(head, [], QUICK, weak=weak)
+    assert not len(folds)
+    unseen = [example(rng, clear=5.0) for _ in range(20)]
+    fused, local = (np.concatenate(part, axis=1) for part in zip(*member_scores(head, unseen), strict=True))
+    gold = np.concatenate([one.tags for one in unseen])
+    assert np.all(fused == 0) and all((member.argmax(axis=1) == gold).mean() > 0.85 for member in local)
+    assert choose(head, LABELS, [], folds, []).way is Way.LLM
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(DataError, match="no training text holds a character"):
+        fit(build_head("fusion", LABELS, 2, 6, 8), [], QUICK)

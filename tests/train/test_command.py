@@ -15,7 +15,7 @@ import pytest
 from smallm import model_folder as folders
 from smallm.cli import main
 from smallm.documents import Document, Span
-from smallm.formats import write_documents
+from smallm.formats import read_documents, write_documents
 from smallm.fusion import Way
 from smallm.scoring import score
 from tests.conftest import SampleDomain
@@ -114,6 +114,28 @@ def test_without_a_single_label_it_is_the_llm(
         assert scores["fused"] == scores["llm"] and scores["local"]["f1"] == 0
     assert main(["train", str(sample.folder), "--out", str(tmp_path / "none"), "--shots", "0"]) == 1
     assert "not between 1 and" in capsys.readouterr().err
+
+
+def test_unlabelled_texts_teach_the_local_model_where_there_is_no_label(
+    sample: SampleDomain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, texts = tmp_path / "model", tmp_path / "texts.txt"
+    known = [document.text for document in read_documents(sample.folder / "dev.jsonl")]
+    further = [document.text for document in read_documents(sample.folder / "train.jsonl")][:60]
+    texts.write_text("\n".join([*known, *further, "没有问过的一句话"]), encoding="utf-8")
+    answers = ["--answers", str(sample.answers)]
+    arguments = ["train", str(sample.folder), "--out", str(model), "--shots", "0", "--unlabelled", str(texts)]
+    assert main([*arguments, *answers, "--epochs", "20", "--min-steps", "1"]) == 0
+    used = folders.read(model).training["unlabelled_texts"]
+    assert 50 < used <= 60 and f"answers to {used} unlabelled texts" in capsys.readouterr().out
+    assert main(["evaluate", str(model), str(sample.folder / "test.jsonl"), *answers, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["local"]["f1"] > 0.2 and scores["fused"]["f1"] >= scores["llm"]["f1"] - 0.02
+    assert main([*arguments, "--shots", "5"]) == 1
+    assert "give --answers" in capsys.readouterr().err
+    texts.write_text("\n".join(known), encoding="utf-8")
+    assert main([*arguments, *answers]) == 1
+    assert "fit none of its texts beyond train and dev" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from smallm.errors import DataError
 from smallm_train.experiment.systems.adapted import Adapted
-from smallm_train.experiment.systems.base import Curve, Outcome, System
+from smallm_train.experiment.systems.base import Curve, Outcome, Part, System
 from smallm_train.experiment.systems.bilstm_crf import BiLSTMCRF
 from smallm_train.experiment.systems.finetune import FineTuning
-from smallm_train.experiment.systems.heads import LocalHead, OurHead, PaperHead
+from smallm_train.experiment.systems.heads import LocalHead, OurHead, OurHeadUnlabelled, PaperHead
 from smallm_train.experiment.systems.llm import LLMOnly
 
 SYSTEMS: dict[str, System] = {
@@ -21,12 +21,13 @@ SYSTEMS: dict[str, System] = {
     "local": LocalHead(),
     "paper": PaperHead(),
     "ours": OurHead(),
+    "unlabelled": OurHeadUnlabelled(),
     "adapted": Adapted(),
     "bilstm_crf": BiLSTMCRF(),
     "finetune": FineTuning(),
 }
 
-__all__ = ["SYSTEMS", "Curve", "Outcome", "System", "options_of", "system_of"]
+__all__ = ["SYSTEMS", "Curve", "Outcome", "Part", "System", "options_of", "system_of"]
 
 
 def system_of(name: str) -> System:

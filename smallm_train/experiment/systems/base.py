@@ -36,6 +36,21 @@ class Outcome:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one training sees. `test_index` is each test text's place in `Dataset.scored`.
+
+    `unlabelled` are texts of the domain whose labels are not to be used: the training texts that a subset leaves out.
+    """
+
+    train: Split
+    dev: Split
+    test: Split
+    unlabelled: Split
+    test_index: list[int]
+    labels: LabelSet
+
+
 class System(Protocol):
     """A way to recognise entities, from a training split.
 
@@ -59,14 +74,5 @@ class System(Protocol):
     def options(self) -> type:
         """See above."""
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: Any,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: Any) -> Outcome:
         """Train on `train`, choose on `dev`, predict both `dev` and `test`. The labels of `test` must not be used."""

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from smallm.documents import Document
 from smallm.labels import LabelSet
 from smallm_train.data import Split
-from smallm_train.experiment.systems.base import Outcome
+from smallm_train.experiment.systems.base import Outcome, Part
 from smallm_train.experiment.systems.fitting import fit_and_predict
 from smallm_train.features import FrozenEncoder
 from smallm_train.tagger import Encoded, Tagger, encode, zero
@@ -43,34 +43,25 @@ class BiLSTMCRF:
     needs_answers = False
     options = BiLSTMOptions
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: BiLSTMOptions,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: BiLSTMOptions) -> Outcome:
         """See `System.run`."""
         torch.manual_seed(seed)
         counts: dict[str, int] = {}
-        for document in train.documents:
+        for document in part.train.documents:
             for character in document.text:
                 counts[character.lower()] = counts.get(character.lower(), 0) + 1
         vocabulary = {character: index for index, character in enumerate(sorted(counts), start=UNKNOWN + 1)}
         rare = torch.tensor([False, False, *(counts[character] == 1 for character in vocabulary)])
-        network = _Network(rare, labels.num_tags, options)
-        tagger = Tagger(network, labels, WINDOW)
+        network = _Network(rare, part.labels.num_tags, options)
+        tagger = Tagger(network, part.labels, WINDOW)
         parameters = [*network.parameters(), *tagger.crf.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
 
         def encoded(split: Split) -> list[Encoded]:
-            return [_encode(document, vocabulary, labels) for document in split.documents]
+            return [_encode(document, vocabulary, part.labels) for document in split.documents]
 
         return fit_and_predict(
-            "bilstm_crf", tagger, (encoded(train), encoded(dev), encoded(test)), optimizer, options, seed
+            "bilstm_crf", tagger, (encoded(part.train), encoded(part.dev), encoded(part.test)), optimizer, options, seed
         )
 
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from smallm.labels import LabelSet
 from smallm_train.adapt.network import AdaptOptions, Method, encoded, optimizer, tagger
-from smallm_train.data import Split
-from smallm_train.experiment.systems.base import Outcome
+from smallm_train.experiment.systems.base import Outcome, Part
 from smallm_train.experiment.systems.fitting import fit_and_predict
 from smallm_train.features import FrozenEncoder
 
@@ -29,21 +27,12 @@ class FineTuning:
     needs_answers = False
     options = FineTuningOptions
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: FineTuningOptions,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: FineTuningOptions) -> Outcome:
         """See `System.run`."""
         assert encoder is not None
         torch.manual_seed(seed)
-        model = tagger(encoder, labels, options)
-        parts = [encoded(split.documents, encoder, labels) for split in (train, dev, test)]
+        model = tagger(encoder, part.labels, options)
+        parts = [encoded(split.documents, encoder, part.labels) for split in (part.train, part.dev, part.test)]
         return fit_and_predict(
             "finetune", model, (parts[0], parts[1], parts[2]), optimizer(model, options), options, seed
         )

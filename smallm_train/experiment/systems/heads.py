@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from smallm_train.adapt.folder import unseen
 from smallm_train.choice import Choice, choose
 from smallm_train.data import Split
 from smallm_train.examples import Example, prepare
-from smallm_train.experiment.systems.base import Curve, Outcome, Predictions
+from smallm_train.experiment.systems.base import Curve, Outcome, Part, Predictions
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import Head, build_head
 from smallm_train.loop import Options, decoder, emissions, fit
@@ -61,26 +61,23 @@ class Trained:
 
 
 def train_head(
-    kind: str,
-    train: Split,
-    dev: Split,
-    test: Split,
-    labels: LabelSet,
-    encoder: FrozenEncoder,
-    seed: int,
-    options: HeadOptions,
+    kind: str, part: Part, encoder: FrozenEncoder, seed: int, options: HeadOptions, weak: Split | None = None
 ) -> Trained:
-    """What `smallm train` does, without the model folder. Without training texts the head stays at step 0."""
-    prepared = [prepare(split.documents, split.answers, encoder, labels) for split in (train, dev, test)]
+    """What `smallm train` does, without the model folder. Without any text to learn from the head stays at step 0."""
+    labels = part.labels
+    splits = part.train, part.dev, part.test
+    train, dev, test = (prepare(split.documents, split.answers, encoder, labels) for split in splits)
+    unlabelled = prepare(weak.documents, weak.answers, encoder, labels) if weak else []
     torch.manual_seed(seed)
     head = build_head(kind, labels, len(encoder.layers), encoder.hidden, options.width)
-    settings = Options(**{name: value for name, value in asdict(options).items() if name not in ("width", "seed")})
+    own = {field.name for field in fields(Options)} - {"seed"}
+    settings = Options(**{name: value for name, value in asdict(options).items() if name in own}, seed=seed)
     begin = time.perf_counter()
-    folds = fit(head, prepared[0], replace(settings, seed=seed)) if prepared[0] else np.zeros(0, dtype=np.int64)
+    folds = fit(head, train, settings, weak=unlabelled) if train or unlabelled else np.zeros(0, dtype=np.int64)
     seconds = time.perf_counter() - begin
-    honest = unseen(encoder.encoder, [document.text for document in train.documents])
-    choice = choose(head, labels, [prepared[0][index] for index in honest], folds[honest], prepared[1])
-    return Trained(head, labels, prepared[1], prepared[2], choice, seconds)
+    honest = unseen(encoder.encoder, [document.text for document in part.train.documents])
+    choice = choose(head, labels, [train[index] for index in honest], folds[honest], dev)
+    return Trained(head, labels, dev, test, choice, seconds)
 
 
 class OurHead:
@@ -90,25 +87,20 @@ class OurHead:
     trained = True
     uses_encoder = True
     needs_answers = True
+    uses_unlabelled = False
     options = HeadOptions
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: HeadOptions,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: HeadOptions) -> Outcome:
         """See `System.run`."""
         assert encoder is not None
-        trained = train_head(self.kind, train, dev, test, labels, encoder, seed, options)
+        weak = part.unlabelled if self.uses_unlabelled else None
+        trained = train_head(self.kind, part, encoder, seed, options, weak)
         local, fused = trained.curve(with_votes=False), trained.curve(with_votes=True)
         way = trained.choice.way
         if way is Way.LLM:
-            served = Curve(*(_llm_or_local(split, own) for split, own in ((dev, local.dev), (test, local.test))))
+            served = Curve(
+                *(_llm_or_local(split, own) for split, own in ((part.dev, local.dev), (part.test, local.test)))
+            )
         else:
             served = local if way is Way.LOCAL else fused
         return Outcome(
@@ -125,6 +117,16 @@ class PaperHead(OurHead):
     name, kind = "paper", "paper"
 
 
+class OurHeadUnlabelled(OurHead):
+    """Ours after learning from the LLM's answers to the training texts that the subset leaves out.
+
+    As in a factory, which has many texts that nobody has labelled and that the LLM has answered.
+    """
+
+    name = "unlabelled"
+    uses_unlabelled = True
+
+
 class LocalHead:
     """Feature-based: our head, trained and used without a single vote of the LLM."""
 
@@ -133,19 +135,11 @@ class LocalHead:
     needs_answers = False
     options = HeadOptions
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: HeadOptions,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: HeadOptions) -> Outcome:
         """See `System.run`."""
         assert encoder is not None
-        trained = train_head("fusion", _silent(train), _silent(dev), _silent(test), labels, encoder, seed, options)
+        silent = replace(part, train=_silent(part.train), dev=_silent(part.dev), test=_silent(part.test))
+        trained = train_head("fusion", silent, encoder, seed, options)
         return Outcome(
             curves={"local": trained.curve(with_votes=False)},
             figures=_figures(trained),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from smallm.labels import LabelSet
 from smallm_train.data import Split
-from smallm_train.experiment.systems.base import Curve, Outcome, Predictions
+from smallm_train.experiment.systems.base import Curve, Outcome, Part, Predictions
 from smallm_train.features import FrozenEncoder
 
 
@@ -24,18 +23,9 @@ class LLMOnly:
     needs_answers = True
     options = NoOptions
 
-    def run(
-        self,
-        train: Split,
-        dev: Split,
-        test: Split,
-        labels: LabelSet,
-        encoder: FrozenEncoder | None,
-        seed: int,
-        options: Any,
-    ) -> Outcome:
+    def run(self, part: Part, encoder: FrozenEncoder | None, seed: int, options: Any) -> Outcome:
         """See `System.run`."""
-        return Outcome({"llm": Curve(_answered(dev), _answered(test))})
+        return Outcome({"llm": Curve(_answered(part.dev), _answered(part.test))})
 
 
 def _answered(split: Split) -> Predictions:
