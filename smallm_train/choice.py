@@ -23,7 +23,7 @@ from smallm_train import bootstrap
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Example
 from smallm_train.head import Head
-from smallm_train.loop import Folds, decoder, member_scores
+from smallm_train.loop import decoder, member_scores
 
 Scores = NDArray[np.float32]
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
@@ -59,15 +59,16 @@ class _Honest:
     member: int | None
 
 
-def choose(head: Head, labels: LabelSet, train: Sequence[Example], folds: Folds, dev: Sequence[Example]) -> Choice:
+def choose(head: Head, labels: LabelSet, train: Sequence[tuple[Example, int]], dev: Sequence[Example]) -> Choice:
     """Choose on honest scores and set `head.weights`. Of equal weights those nearest to the LLM are taken.
 
-    A head with one member has no honest scores of `train`, so dev alone decides.
+    `train` are texts with their folds (`Material.known`). A head with one member has no honest scores of them, so dev
+    alone decides.
     """
     texts = [_Honest(e, fused.mean(0), local.mean(0), None) for e, (fused, local) in _scored(head, dev)]
     if head.members > 1:
-        for (example, (fused, local)), fold in zip(_scored(head, train), folds, strict=True):
-            texts.append(_Honest(example, fused[fold], local[fold], int(fold)))
+        for (example, (fused, local)), (_, fold) in zip(_scored(head, [e for e, _ in train]), train, strict=True):
+            texts.append(_Honest(example, fused[fold], local[fold], fold))
     answered = [text for text in texts if text.example.answer is not None]
     local_all = _f1(texts, _spans(head, labels, texts, [text.local for text in texts]))
     local_scores = [text.local for text in answered]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from smallm.errors import DataError
 from smallm.fusion import Temperatures
 from smallm.llm.recordings import read_answers
 from smallm.model_folder import HeadShape, Model, Reference
-from smallm_train.adapt.folder import unseen
 from smallm_train.choice import Choice, choose
 from smallm_train.data import TrainingData, read_training_data
 from smallm_train.examples import Example, prepare
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import HEADS, Head, build_head, default_width
 from smallm_train.loop import Options, Progress, emissions, fit
+from smallm_train.material import gather
 
 REFERENCES = 64  # texts of each split that travel with the model for calibration and parity
 
@@ -66,32 +67,30 @@ def run(args: argparse.Namespace) -> int:
         f"{len(data.train.documents)} train texts ({data.train.answered} with an LLM answer), "
         f"{len(data.dev.documents)} dev texts ({data.dev.answered}); types: {', '.join(data.labels.types)}"
     )
-    train = prepare(data.train.documents, data.train.answers, encoder, data.labels, "encoding train")
     dev = prepare(data.dev.documents, data.dev.answers, encoder, data.labels, "encoding dev")
-    further = prepare(data.unlabelled.documents, data.unlabelled.answers, encoder, data.labels, "encoding unlabelled")
     torch.manual_seed(args.seed)
     width = args.width or default_width(args.head, data.labels, len(encoder.layers), encoder.hidden)
     head = build_head(args.head, data.labels, len(encoder.layers), encoder.hidden, width)
     print(f"encoder '{args.encoder}' frozen; head '{args.head}' with {head.num_parameters():,} trainable parameters")
-    if further:
-        print(f"learning first from the LLM's answers to {len(further)} unlabelled texts")
-    if train or further:
+    material = gather(data.train, data.unlabelled, encoder, data.labels, head.members, args.seed)
+    if material.unlabelled:
+        print(f"learning first from the LLM's answers to {len(material.unlabelled)} unlabelled texts")
+    if material.labelled or material.unlabelled:
         with _Report() as report:
-            folds = fit(head, train, options, report, further)
+            fit(head, material, options, report)
     else:
         print("no labels: the head stays at step 0, which is the LLM")
-        folds = np.zeros(0, dtype=np.int64)
-    honest = unseen(encoder.encoder, [document.text for document in data.train.documents])
-    if len(honest) < len(train):
-        print(f"the encoder has learned from {len(train) - len(honest)} of the training texts: they choose nothing")
-    choice = choose(head, data.labels, [train[index] for index in honest], folds[honest], dev)
+    taught = len(material.labelled) - len(material.known)
+    if taught:
+        print(f"the encoder has learned from {taught} of the training texts: they choose nothing")
+    choice = choose(head, data.labels, material.known, dev)
     shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights)
-    model = _model(args, domain, data, encoder, head, shape, choice, (train, dev))
+    model = _model(args, domain, data, encoder, head, shape, choice, (material.labelled, dev))
     training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}
     training |= {
-        "train_texts": len(train),
+        "train_texts": len(material.labelled),
         "train_answers": data.train.answered,
-        "unlabelled_texts": len(further),
+        "unlabelled_texts": len(material.unlabelled),
         "dev_texts": len(dev),
     }
     model.training.update(training)
@@ -119,7 +118,7 @@ def _model(
     head: Head,
     shape: HeadShape,
     choice: Choice,
-    examples: tuple[list[Example], list[Example]],
+    examples: tuple[Sequence[Example], Sequence[Example]],
 ) -> Model:
     train, dev = (_references(head, part, encoder.window, args.seed) for part in examples)
     return Model(
@@ -138,7 +137,7 @@ def _model(
     )
 
 
-def _references(head: Head, examples: list[Example], window: int, seed: int) -> list[Reference]:
+def _references(head: Head, examples: Sequence[Example], window: int, seed: int) -> list[Reference]:
     fitting = [example for example in examples if 0 < len(example.tokens) <= window]
     order = np.random.default_rng(seed).permutation(len(fitting))[:REFERENCES]
     chosen = [fitting[index] for index in order]

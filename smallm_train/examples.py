@@ -43,11 +43,17 @@ class Batch:
 
 
 def prepare(
-    documents: Sequence[Document], answers: Answers, encoder: FrozenEncoder, labels: LabelSet, title: str = "encoding"
+    documents: Sequence[Document],
+    answers: Answers,
+    encoder: FrozenEncoder,
+    labels: LabelSet,
+    title: str = "encoding",
+    *,
+    keep: bool = True,
 ) -> list[Example]:
-    """One example a document, in order. Gold spans of a type outside `labels` count as O here."""
+    """One example a document, in order. Gold spans of a type outside `labels` count as O; `keep` features on disk."""
     tokens = encoder.tokenizer.encode_batch([document.text for document in documents])
-    features = encoder.features(tokens, title)
+    features = encoder.features(tokens, title, keep=keep)
     return [
         Example(
             document,

@@ -35,8 +35,10 @@ class FrozenEncoder:
         self.hidden = int(self._model.config.hidden_size)
         self.window = _positions(self._model.config) - 2  # without [CLS] and [SEP]
 
-    def features(self, texts: Sequence[Tokens], title: str = "encoding") -> list[Features]:
-        """Hidden states of the chosen layers, one (n, layers, hidden) array a text; cached on disk."""
+    def features(self, texts: Sequence[Tokens], title: str = "encoding", *, keep: bool = True) -> list[Features]:
+        """Hidden states of the chosen layers, one (n, layers, hidden) array a text; cached on disk if `keep`."""
+        if not keep:
+            return [self._encode(tokens) for tokens in track(texts, description=title, transient=True)]
         file = _cache_folder() / f"{self._key(texts)}.safetensors"
         if file.is_file():
             stored = load_file(file)

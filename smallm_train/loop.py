@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,11 +16,10 @@ from smallm.labels import LabelSet
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Batch, Example, collate
 from smallm_train.head import Head
+from smallm_train.material import Folds, Material
 
 STANDARD_TOKENS = 50_000  # enough for a mean and a scale; bounds the memory of wide encoders
 NO_FOLD = -1
-Folds = NDArray[np.int64]
-"""The fold of each training text: the member of that number does not learn from it."""
 
 
 @dataclass(frozen=True)
@@ -49,57 +48,49 @@ class Progress:
     loss: float
 
 
-def fit(
-    head: Head,
-    train: Sequence[Example],
-    options: Options,
-    report: Callable[[Progress], None] = lambda _: None,
-    weak: Sequence[Example] = (),
-) -> Folds:
-    """Train `head` in place; the folds, so that honest scores of `train` can be had (see `smallm_train.choice`).
+def fit(head: Head, material: Material, options: Options, report: Callable[[Progress], None] = lambda _: None) -> None:
+    """Train `head` in place: first, if there are unlabelled texts, its local scores on what the LLM said there.
 
-    `weak` are unlabelled texts with the LLM's answer: before the labels, the local scores learn to say what the
-    LLM said there. Raises DataError if there is nothing to train on.
+    Raises DataError if there is nothing to train on.
     """
-    usable = [example for example in train if len(example.tokens)]
-    answered = [_as_labelled(example) for example in weak if len(example.tokens) and example.answer is not None]
-    if not usable and not (answered and head.trains_local):
+    labelled = [(example, int(fold)) for example, fold in zip(material.labelled, material.folds, strict=True)]
+    answered = [(_as_labelled(example), NO_FOLD) for example in material.unlabelled if example.answer is not None]
+    if head.trains_local:
+        labelled += zip(material.variants, material.variant_folds, strict=True)
+    stages = [[(example, fold) for example, fold in texts if len(example.tokens)] for texts in (answered, labelled)]
+    stages = [texts for texts in (stages if head.trains_local else stages[1:]) if texts]
+    if not stages:
         raise DataError("no training text holds a character")
     rng = np.random.default_rng(options.seed)
-    folds = rng.permutation(len(train)) % head.members
-    head.standardize(_sample([*usable, *answered]))
-    stages = [(usable, {id(example): int(fold) for example, fold in zip(train, folds, strict=True)})]
-    if answered and head.trains_local:
-        stages.insert(0, (answered, {}))
-    for texts, fold_of in stages:
-        if texts:
-            _train(head, texts, fold_of, options, rng, report)
-    return folds
+    head.standardize(_sample([example for texts in stages for example, _ in texts]))
+    for texts in stages:
+        _train(head, texts, options, rng, report)
 
 
 def _train(
     head: Head,
-    texts: list[Example],
-    fold_of: Mapping[int, int],
+    texts: Sequence[tuple[Example, int]],
     options: Options,
     rng: np.random.Generator,
     report: Callable[[Progress], None],
 ) -> None:
-    """One stage of training; every member learns from a text without a fold."""
+    """One stage of training on texts with their folds; every member learns from a text of NO_FOLD."""
+    fold_of = {id(example): fold for example, fold in texts}
+    examples = [example for example, _ in texts]
     optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = torch.optim.swa_utils.AveragedModel(
         head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.averaging)
     )
-    per_epoch = -(-len(texts) // options.batch_size)
+    per_epoch = -(-len(examples) // options.batch_size)
     epochs = max(options.epochs, -(-options.min_steps // per_epoch))
     head.train()
     step = 0
     for epoch in range(1, epochs + 1):
         losses = []
-        for batch in _batches(texts, options, rng):
+        for batch in _batches(examples, options, rng):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * min(1.0, 2 * (1 - step / (epochs * per_epoch)))
-            loss = _loss(head, collate(batch), np.array([fold_of.get(id(example), NO_FOLD) for example in batch]))
+            loss = _loss(head, collate(batch), np.array([fold_of[id(example)] for example in batch]))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)

@@ -26,8 +26,8 @@ class PooledEncoder(FrozenEncoder):
         states = super().features(tokens)
         self._pool = {tuple(one.ids): state for one, state in zip(tokens, states, strict=True)}
 
-    def features(self, texts: Sequence[Tokens], title: str = "encoding") -> list[Features]:
+    def features(self, texts: Sequence[Tokens], title: str = "encoding", *, keep: bool = True) -> list[Features]:
         """See FrozenEncoder.features."""
         if all(tuple(tokens.ids) in self._pool for tokens in texts):
             return [self._pool[tuple(tokens.ids)] for tokens in texts]
-        return super().features(texts, title)
+        return super().features(texts, title, keep=keep)

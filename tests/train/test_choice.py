@@ -18,6 +18,7 @@ from smallm_train.choice import best_way, choose
 from smallm_train.examples import Example, collate
 from smallm_train.head import LIMIT, FusionHead, build_head
 from smallm_train.loop import Options, _loss, fit, member_scores
+from smallm_train.material import Material, vary
 
 LABELS = LabelSet(("A", "B"))
 QUICK = Options(epochs=40, min_steps=1, batch_size=8)
@@ -36,6 +37,10 @@ def example(rng: np.random.Generator, *, llm_right: float = 0.5, clear: float = 
     gold, answer = (Span(start, start + 2, LABELS.types[index]) for index in (kind, guess))
     tokens = Tokens([0] * 10, [(i, i + 1) for i in range(10)])
     return Example(Document(str(start), "x" * 10, (gold,)), [answer], tokens, features, votes, tags)
+
+
+def material(train: list[Example]) -> Material:
+    return Material(train, np.arange(len(train)) % FusionHead.MEMBERS)
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ def test_no_gradient_reaches_a_member_from_its_own_fold(data: tuple[list[Example
 
 def test_the_local_branch_never_sees_a_vote(data: tuple[list[Example], list[Example]]) -> None:
     head = build_head("fusion", LABELS, 2, 6, 8)
-    fit(head, data[0], QUICK)
+    fit(head, material(data[0]), QUICK)
     batch = collate(data[1])
     local = head.scores(batch.features, batch.votes, batch.mask).local
     torch.testing.assert_close(local, head.scores(batch.features, 0 * batch.votes, batch.mask).local)
@@ -67,23 +72,24 @@ def test_it_learns_where_the_llm_errs_and_chooses_to_fuse(data: tuple[list[Examp
     train, dev = data
     torch.manual_seed(1)
     head = build_head("fusion", LABELS, 2, 6, 8)
-    folds = fit(head, train, QUICK)
-    chosen = choose(head, LABELS, train, folds, dev)
-    assert sorted(np.bincount(folds)) == [10] * 4 and chosen.texts == 60
-    assert chosen.way is Way.FUSED and chosen.f1["fused"] > 0.9 > 0.7 > max(chosen.f1["local"], chosen.f1["llm"])
+    learned = material(train)
+    fit(head, learned, QUICK)
+    chosen = choose(head, LABELS, learned.known, dev)
+    assert chosen.texts == 60
+    assert chosen.way is Way.FUSED and chosen.f1["fused"] > 0.85 > 0.7 > max(chosen.f1["local"], chosen.f1["llm"])
     assert head.weights in head.grid
 
 
 def test_without_training_the_choice_is_the_llm_and_its_score(data: tuple[list[Example], list[Example]]) -> None:
     head = build_head("fusion", LABELS, 2, 6, 8)
-    chosen = choose(head, LABELS, [], np.zeros(0, dtype=np.int64), data[1])
+    chosen = choose(head, LABELS, [], data[1])
     assert chosen.f1["fused"] == chosen.f1["llm"] and chosen.local_all == 0
 
 
 def test_a_head_that_is_too_sure_gets_a_temperature_above_one(data: tuple[list[Example], list[Example]]) -> None:
     torch.manual_seed(1)
     head = build_head("fusion", LABELS, 2, 6, 8)
-    fit(head, data[0], QUICK)
+    fit(head, material(data[0]), QUICK)
     rng = np.random.default_rng(2)
     noisy = [
         choices._Honest(one, fused.mean(0), local.mean(0) + rng.normal(0, 3, (10, 5)).astype(np.float32), None)
@@ -129,15 +135,33 @@ def test_unlabelled_texts_teach_the_local_scores_alone_what_the_llm_said() -> No
     head = build_head("fusion", LABELS, 2, 6, 8)
     rng = np.random.default_rng(5)
     weak = [replace(example(rng, llm_right=1.0, clear=5.0), tags=np.zeros(10, dtype=np.int64)) for _ in range(40)]
-    folds = fit(head, [], QUICK, weak=weak)
-    assert not len(folds)
+    fit(head, replace(material([]), unlabelled=weak), QUICK)
     unseen = [example(rng, clear=5.0) for _ in range(20)]
     fused, local = (np.concatenate(part, axis=1) for part in zip(*member_scores(head, unseen), strict=True))
     gold = np.concatenate([one.tags for one in unseen])
     assert np.all(fused == 0) and all((member.argmax(axis=1) == gold).mean() > 0.85 for member in local)
-    assert choose(head, LABELS, [], folds, []).way is Way.LLM
+    assert choose(head, LABELS, [], []).way is Way.LLM
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(DataError, match="no training text holds a character"):
-        fit(build_head("fusion", LABELS, 2, 6, 8), [], QUICK)
+        fit(build_head("fusion", LABELS, 2, 6, 8), material([]), QUICK)
+
+
+def test_a_variant_keeps_its_labels_and_takes_mentions_of_its_own_fold_alone() -> None:
+    spans = (Span(1, 3, "A"), Span(4, 6, "B"))
+    documents = [Document(str(index), f"换{'ABCDEFGH'[index]}泵啊{index}号坏", spans) for index in range(8)]
+    documents.append(Document("none", "没有实体", ()))
+    folds = np.arange(9) % 4
+    variants = vary(documents, folds, seed=3)
+    assert [document.id for document, _ in variants] == list("01234567") and vary(documents, folds, seed=3) == variants
+    changed = 0
+    for variant, fold in variants:
+        donors = [document for document, other in zip(documents, folds, strict=True) if other == fold]
+        for span in variant.spans:
+            mention = variant.text[span.start : span.end]
+            kinds = {d.text[s.start : s.end]: s.type for d in donors for s in d.spans}
+            assert kinds[mention] == span.type
+            changed += mention not in documents[int(variant.id)].text
+        assert variant.text[0] == "换" and variant.text[-1] == "坏"
+    assert 2 < changed < 14

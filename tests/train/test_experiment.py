@@ -60,13 +60,13 @@ def test_every_system_runs_is_reported_and_is_not_run_again(
     file = plan_file(data, tiny_encoder, ALL_SYSTEMS)
     assert main(["experiment", str(file)]) == 0
     made = cells_of(file)
-    assert len(made) == 1 + 5 * 3 * 2
+    assert len(made) == 1 + 7 * 3 * 2
     out = file.parent / "out"
     results = json.loads((out / "results.json").read_text())["datasets"]["orders"]
     curves = {curve: {point["size"]: point for point in points} for curve, points in results["curves"].items()}
     single = {"llm", "local", "bilstm_crf", "finetune"}
     assert set(curves) == single | {
-        f"{head}.{way}" for head in ("ours", "paper") for way in ("local", "fused", "served")
+        f"{head}.{way}" for head in ("ours", "unlabelled", "adapted", "paper") for way in ("local", "fused", "served")
     }
     gold = [document.spans for document in sample.test[:10]]
     llm = score(gold, [answer or () for answer in sample.test_answers[:10]])["f1"]
@@ -83,7 +83,7 @@ def test_every_system_runs_is_reported_and_is_not_run_again(
     written = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")}
     capsys.readouterr()
     assert main(["experiment", str(file)]) == 0
-    assert "31 cells, 31 finished before" in capsys.readouterr().out
+    assert "43 cells, 43 finished before" in capsys.readouterr().out
     assert written == {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")}
 
 
@@ -98,7 +98,8 @@ def test_a_cell_holds_what_a_later_analysis_needs(data: Path, tiny_encoder: Path
             assert score([document.spans for document in test], spans)["f1"] == cell["test_f1"][curve]
         if cell["settings"]["system"] == "ours":
             chosen = cell["chosen_on_dev"]
-            assert chosen["f1"][chosen["way"]] == max(chosen["f1"].values())
+            best = max(chosen["f1"].values())
+            assert chosen["f1"][chosen["way"]] >= best - chosen["gain_error"]
             assert chosen["texts"] == len(cell["dev_ids"]) + cell["train_texts"]
 
 

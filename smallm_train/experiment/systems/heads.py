@@ -17,7 +17,6 @@ from smallm.alignment import tags_to_spans
 from smallm.crf import viterbi_batch
 from smallm.fusion import Way
 from smallm.labels import LabelSet
-from smallm_train.adapt.folder import unseen
 from smallm_train.choice import Choice, choose
 from smallm_train.data import Split
 from smallm_train.examples import Example, prepare
@@ -25,6 +24,7 @@ from smallm_train.experiment.systems.base import Curve, Outcome, Part, Predictio
 from smallm_train.features import FrozenEncoder
 from smallm_train.head import Head, build_head
 from smallm_train.loop import Options, decoder, emissions, fit
+from smallm_train.material import gather
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,17 @@ def train_head(
 ) -> Trained:
     """What `smallm train` does, without the model folder. Without any text to learn from the head stays at step 0."""
     labels = part.labels
-    splits = part.train, part.dev, part.test
-    train, dev, test = (prepare(split.documents, split.answers, encoder, labels) for split in splits)
-    unlabelled = prepare(weak.documents, weak.answers, encoder, labels) if weak else []
+    dev, test = (prepare(split.documents, split.answers, encoder, labels) for split in (part.dev, part.test))
     torch.manual_seed(seed)
     head = build_head(kind, labels, len(encoder.layers), encoder.hidden, options.width)
+    material = gather(part.train, weak or Split([], []), encoder, labels, head.members, seed)
     own = {field.name for field in fields(Options)} - {"seed"}
     settings = Options(**{name: value for name, value in asdict(options).items() if name in own}, seed=seed)
     begin = time.perf_counter()
-    folds = fit(head, train, settings, weak=unlabelled) if train or unlabelled else np.zeros(0, dtype=np.int64)
+    if material.labelled or material.unlabelled:
+        fit(head, material, settings)
     seconds = time.perf_counter() - begin
-    honest = unseen(encoder.encoder, [document.text for document in part.train.documents])
-    choice = choose(head, labels, [train[index] for index in honest], folds[honest], dev)
+    choice = choose(head, labels, material.known, dev)
     return Trained(head, labels, dev, test, choice, seconds)
 
 
