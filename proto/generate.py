@@ -17,6 +17,7 @@ INCLUDES = [
     Path(grpc_tools.__file__).parent / "_proto",
 ]
 SOURCES = ["smallm/ner/v1/ner.proto", "smallm/admin/v1/admin.proto"]
+DESCRIPTORS = "runtime/smallm_runtime/open_inference.binpb"  # no stubs: see open_inference.py
 
 
 def generate(out: Path) -> None:
@@ -24,7 +25,14 @@ def generate(out: Path) -> None:
     options = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     programs = Path(sys.executable).parent  # of the virtual environment, activated or not
     options += [f"--plugin=protoc-gen-{kind}={programs / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
-    status = protoc.main(["protoc", *(f"-I{folder}" for folder in INCLUDES), *options, *SOURCES])
+    _protoc(*options, *SOURCES)
+    descriptors = out / DESCRIPTORS
+    descriptors.parent.mkdir(parents=True, exist_ok=True)
+    _protoc(f"--descriptor_set_out={descriptors}", "inference/open_inference.proto")
+
+
+def _protoc(*arguments: str) -> None:
+    status = protoc.main(["protoc", *(f"-I{folder}" for folder in INCLUDES), *arguments])
     if status:
         sys.exit(status)
 
@@ -36,7 +44,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as name:
         generate(Path(name))
-        made = sorted(Path(name).rglob("*.py*"))
+        made = sorted(file for file in Path(name).rglob("*") if file.is_file())
         stale = [file for file in made if not _same(file, ROOT / file.relative_to(name))]
     for file in stale:
         print(f"{file.relative_to(name)} does not match proto/; run `make proto`", file=sys.stderr)

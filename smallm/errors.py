@@ -136,8 +136,8 @@ class UnknownDomainError(RequestError):
     """The bundle has no head for the requested domain."""
 
     def __init__(self, domain: str, known: list[str]) -> None:
-        super().__init__(f"no domain '{domain}' in this bundle; it has: {', '.join(known)}")
-        self.domain = domain
+        self.domain = domain[:64]
+        super().__init__(f"no domain '{self.domain}' in this bundle; it has: {', '.join(known)}")
 
 
 class ServerError(SmallmError):

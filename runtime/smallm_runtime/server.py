@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import grpc
-from grpc_reflection.v1alpha import reflection
 
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
 from smallm.errors import ArtifactError, SmallmError, StoreError
@@ -22,12 +21,13 @@ from smallm.llm.late_store import LateStore
 from smallm.llm.settings import BridgeSettings
 from smallm.llm.store import AnswerStore, open_store
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
-from smallm_runtime import health
+from smallm_runtime import health, kserve
 from smallm_runtime.admin import AdminService
 from smallm_runtime.credentials import ServerTls
+from smallm_runtime.describing import enable_reflection
 from smallm_runtime.edge import Edge
 from smallm_runtime.health import Health
-from smallm_runtime.lifecycle import Lifecycle
+from smallm_runtime.lifecycle import Lifecycle, State
 from smallm_runtime.metrics import ServerMetrics
 from smallm_runtime.recognition import Recognition
 from smallm_runtime.service import NerService
@@ -59,16 +59,30 @@ class Service:
     add: Callable[[Parts, grpc.aio.Server], None]
 
 
+def _recognition(parts: Parts) -> Recognition:
+    return Recognition(parts.bridge, parts.settings.limits, parts.metrics.text)
+
+
+def _is_ready(parts: Parts) -> Callable[[], bool]:
+    return lambda: parts.lifecycle.state is State.SERVING
+
+
 SERVICES = [
     Service(
         SERVICE,
         lambda parts, server: ner_pb2_grpc.add_NerServiceServicer_to_server(
-            NerService(parts.versions, Recognition(parts.bridge, parts.settings.limits, parts.metrics.text)), server
+            NerService(parts.versions, _recognition(parts)), server
         ),
     ),
     Service(
         ADMIN,
         lambda parts, server: admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(parts.lifecycle), server),
+    ),
+    Service(
+        kserve.SERVICE,
+        lambda parts, server: kserve.InferenceService(parts.versions, _recognition(parts), _is_ready(parts)).add_to(
+            server
+        ),
     ),
 ]
 
@@ -108,7 +122,7 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
             service.add(parts, server)
         checks.add_to(server)
         if settings.reflection:
-            reflection.enable_server_reflection((*names, health.SERVICE, reflection.SERVICE_NAME), server)
+            enable_reflection(server, [*names, health.SERVICE])
         port = bind(server, settings, edge.tls)
         edge.watch(lifecycle, bridge)
         await checks.set(False)
