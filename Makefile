@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test redis lint proto proto-check clean
+.PHONY: help setup demo test redis lint proto proto-check wheelhouse wheelhouse-check clean
 
 help:
 	@echo "make demo   the whole path on the sample domain: train, export, serve, ask"
 	@echo "make test   every test"
 	@echo "make lint   ruff and mypy        make proto   stubs from proto/"
+	@echo "make wheelhouse   an archive for installing without a network"
 
 setup: $(STAMP)
 
@@ -37,6 +38,12 @@ proto: $(STAMP)
 proto-check: $(STAMP)
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python proto/check.py
+
+wheelhouse: $(STAMP)  # everything for a server without a network, as one archive in dist/
+	$(BIN)/python deploy/wheelhouse.py
+
+wheelhouse-check: wheelhouse
+	$(BIN)/python deploy/check_wheelhouse.py dist/smallm-*.tar.gz
 
 clean:
 	rm -rf demo work .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -64,6 +64,7 @@ COMMANDS = {
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
     "bundle": Command("smallm.bundle_command", "check and sign a bundle", "cpu"),
     "token": Command("smallm_runtime.token_command", "bearer tokens of a server: new, revoke, list", "cpu"),
+    "doctor": Command("smallm_runtime.doctor", "what is wrong with a machine and its settings, and the cure", "cpu"),
     "experiment": Command(
         "smallm_train.experiment.command", "datasets x sizes x seeds x systems of a .toml, and their report", "train"
     ),

@@ -170,6 +170,11 @@ def test_the_table_in_the_documents_is_the_models(tmp_path: Path) -> None:
         sources.load(write(tmp_path, shown, f"{number}.toml"), {}, {})
 
 
+def test_the_file_to_start_from_is_read() -> None:
+    told = sources.load(DOCS.parents[1] / "deploy" / "smallm.toml", {}, {}).settings
+    assert told.require_signature and told.tls.certificate and told.auth.tokens
+
+
 def test_no_bundle_and_a_bad_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve"]) == 1
     assert "no bundle to serve" in capsys.readouterr().err
