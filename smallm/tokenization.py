@@ -21,6 +21,11 @@ from smallm.errors import ArtifactError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PIECES = Regex(r"[A-Za-zＡ-Ｚａ-ｚ]+|[^A-Za-zＡ-Ｚａ-ｚ]")
+# Characters that no normalisation joins with a neighbour: ASCII, general and CJK punctuation, Han, full-width ASCII.
+_PLAIN = re.compile("[\\t\\n\\r -~·×°±‐-‧、-〟\u3400-\u4dbf\u4e00-\u9fff！-～]*")
+_PIECE = re.compile("[A-Za-zＡ-Ｚａ-ｚ]+|[^A-Za-zＡ-Ｚａ-ｚ]")  # as _PIECES
+_REMEMBERED = 20_000  # pieces
+_LONGEST_PIECE = 30  # code points of those
 BLOCK = 8192  # code points of a long text that are tokenised at a time
 _BORDER = re.compile("[\n\u4e00-\u9fff，。；]")  # neither joins what stands before it, whatever the normalisation
 
@@ -63,6 +68,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._pieces: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(_PIECES, behavior="isolated")]
         )
@@ -103,13 +109,14 @@ class TextTokenizer:
 
     def encode(self, text: str) -> Tokens:
         """Tokenise `text`; see Tokens for shapes and units."""
+        if _PLAIN.fullmatch(text):
+            return self._encode_plain(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return Tokens(encoding.ids, encoding.offsets)
 
     def encode_batch(self, texts: list[str]) -> list[Tokens]:
-        """Tokenise several texts, in parallel where the library does so."""
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+        """Tokenise several texts."""
+        return [self.encode(text) for text in texts]
 
     def encode_long(self, text: str) -> PackedTokens:
         """As `encode`, in memory that grows by 12 bytes a token only."""
@@ -147,6 +154,30 @@ class TextTokenizer:
     def save(self, path: Path) -> None:
         """Write `tokenizer.json` to `path`."""
         self._tokenizer.save(str(path))
+
+    def _encode_plain(self, text: str) -> Tokens:
+        """Piece by piece from memory: the library's splitting by a regular expression takes twenty times as long."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        position = 0
+        for piece in _PIECE.findall(text):
+            known = self._pieces.get(piece)
+            if known is None:
+                known = self._learn(piece)
+            if len(piece) == 1 == len(known[0]):
+                ids.append(known[0][0])
+                offsets.append((position, position + 1))
+            else:
+                ids += known[0]
+                offsets += [(position + start, position + end) for start, end in known[1]]
+            position += len(piece)
+        return Tokens(ids, offsets)
+
+    def _learn(self, piece: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._tokenizer.encode(piece, add_special_tokens=False)
+        if len(piece) <= _LONGEST_PIECE and len(self._pieces) < _REMEMBERED:
+            self._pieces[piece] = encoding.ids, encoding.offsets
+        return encoding.ids, encoding.offsets
 
     def _special_id(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)

@@ -40,6 +40,28 @@ def test_offsets_are_ascending_inside_the_text_and_lose_nothing_visible(text: st
     assert {i for i, character in enumerate(text) if character.isalnum() and ord(character) < 0x3000} <= covered
 
 
+PLAIN = st.text(
+    st.sampled_from("泵漏 \n\t3aB-Zz.ＡｚＢ１，。【】「」《》·×°±…—“”～~`㐀")
+    | st.characters(min_codepoint=0x2000, max_codepoint=0x30FF)
+    | st.characters(min_codepoint=0, max_codepoint=0x17F),
+    max_size=30,
+)
+
+
+@pytest.fixture(scope="module")
+def from_vocab_txt(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    return vocab_txt(tmp_path_factory.mktemp("vocabulary"))
+
+
+@given(text=PLAIN | TEXTS)
+def test_the_way_by_remembered_pieces_gives_the_librarys_tokens(from_vocab_txt: TextTokenizer, text: str) -> None:
+    for tokenizer in (EMBEDDED, from_vocab_txt):
+        library = tokenizer._tokenizer.encode(text, add_special_tokens=False)
+        for _ in range(2):
+            tokens = tokenizer.encode(text)
+            assert (tokens.ids, tokens.offsets) == (library.ids, library.offsets)
+
+
 @given(st.lists(TEXTS | st.sampled_from(["泵，\u0301", "A" * 30, "か\u3099", "\n", "ＡＢ。c"])).map("".join))
 def test_a_long_text_in_blocks_has_the_tokens_of_the_whole(text: str) -> None:
     whole = EMBEDDED.encode(text)
