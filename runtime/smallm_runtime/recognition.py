@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from smallm import bundle
 from smallm.errors import InvalidRequestError, TooLargeError
-from smallm.fusion import Entity
-from smallm.llm.bridge import Answer, Bridge
+from smallm.fusion import Entity, Source
+from smallm.llm.bridge import Answer, Bridge, Status
 from smallm.llm.settings import Mode
 from smallm.ner.v1 import ner_pb2
 from smallm.offsets import OffsetUnit, convert
@@ -30,6 +30,10 @@ _UNITS = {
     ner_pb2.OFFSET_UNIT_UTF16_CODE_UNITS: (OffsetUnit.UTF16_CODE_UNITS, ner_pb2.OFFSET_UNIT_UTF16_CODE_UNITS),
     ner_pb2.OFFSET_UNIT_UTF8_BYTES: (OffsetUnit.UTF8_BYTES, ner_pb2.OFFSET_UNIT_UTF8_BYTES),
 }
+
+# Looked up once: an enum's name costs as much as an entity's other fields together.
+_SOURCES = {source: ner_pb2.EntitySource.Value(f"ENTITY_SOURCE_{source.name}") for source in Source}
+_STATUSES = {status: ner_pb2.LlmStatus.Value(f"LLM_STATUS_{status.name}") for status in Status}
 
 
 class Recognition:
@@ -119,15 +123,14 @@ def _entities(entities: list[Entity], text: str, unit: OffsetUnit) -> list[ner_p
             type=entity.span.type,
             text=text[entity.span.start : entity.span.end],
             score=entity.score,
-            source=ner_pb2.EntitySource.Value(f"ENTITY_SOURCE_{entity.source.name}"),
+            source=_SOURCES[entity.source],
         )
         for entity in entities
     ]
 
 
 def _llm_part(answer: Answer, confidence: float | None) -> ner_pb2.LlmPart:
-    status = ner_pb2.LlmStatus.Value(f"LLM_STATUS_{answer.status.name}")
-    part = ner_pb2.LlmPart(status=status, reason=answer.reason or "", local_confidence=confidence)
+    part = ner_pb2.LlmPart(status=_STATUSES[answer.status], reason=answer.reason or "", local_confidence=confidence)
     if answer.answered:
         part.answered_at.FromMilliseconds(int(1000 * answer.answered))
     return part

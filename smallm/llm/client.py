@@ -8,16 +8,17 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-
-import openai
-from openai.types.chat import ChatCompletion
+from typing import TYPE_CHECKING, Any
 
 from smallm.errors import LLMError
 from smallm.llm.parse import ends_early
 from smallm.llm.reasons import Reason
 from smallm.llm.request import Request
 from smallm.llm.settings import EndpointSettings
+
+if TYPE_CHECKING:  # its import takes longer than all else a server does before it serves: only who asks an LLM pays it
+    import openai
+    from openai.types.chat import ChatCompletion
 
 _NO_WORK = frozenset({400, 401, 403, 404, 413, 422, 429, 503})  # statuses that nobody bills
 
@@ -59,6 +60,8 @@ class LLMClient:
 
     def __init__(self, endpoint: EndpointSettings) -> None:
         """Raises DataError if the key's file cannot be read."""
+        import openai
+
         self._field = endpoint.max_tokens_field
         self.openai = openai.AsyncOpenAI(
             base_url=endpoint.url, api_key=endpoint.api_key(), timeout=endpoint.timeout_s, max_retries=0
@@ -66,6 +69,9 @@ class LLMClient:
 
     async def ask(self, request: Request, timeout_s: float) -> Reply:
         """One completion within `timeout_s` altogether. Raises CallError; it holds neither the key nor the text."""
+        import openai
+        from openai.types.chat import ChatCompletion
+
         begin = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):  # the library bounds single reads: a slow drip would go on for ever
@@ -126,6 +132,8 @@ def _no_completion(kind: str) -> CallError:
 
 
 def _call_error(error: openai.OpenAIError) -> CallError:
+    import openai
+
     message = f"the LLM call failed: {type(error).__name__}"
     if isinstance(error, openai.APITimeoutError):
         return CallError(Reason.TIMEOUT, message, retryable=True)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from smallm.errors import ArtifactError, DataError
 from smallm.formats import read_texts
-from smallm.llm import batch, exchange, settings
+from smallm.llm import exchange, settings
 from smallm.llm.annotate import PATIENCE_S, Outcome, Plan, annotate, plan
 from smallm.llm.bridge import Bridge
 from smallm.llm.limits import MICRO, Budget
@@ -224,6 +224,8 @@ async def _with_progress(bridge: Bridge, prompt: Prompt, texts: list[str]) -> Ou
 
 
 async def _batch(args: argparse.Namespace, bridge: Bridge, planned: Plan) -> int:
+    from smallm.llm import batch  # imports the openai client, which takes a while
+
     if not args.batch.is_file():
         print(f"{await batch.send(bridge, planned.questions, args.batch)} questions sent as a batch")
     outcomes = await batch.collect(
