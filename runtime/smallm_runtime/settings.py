@@ -48,12 +48,12 @@ class Limits(Section):
     """What is refused however it is asked."""
 
     message_bytes: PositiveInt = 4 << 20
-    """Largest message received."""
-    text: PositiveInt = 20_000
+    """Largest message received; a code point takes up to four bytes of it."""
+    text: PositiveInt = 1_000_000
     """Longest text, in code points."""
     batch_items: PositiveInt = 256
     """Most texts of one call."""
-    batch_text: PositiveInt = 1_000_000
+    batch_text: PositiveInt = 1_040_000
     """Longest texts of one call together, in code points."""
     in_flight: PositiveInt = 64
     """Texts of one stream worked on at a time; the server reads no further."""

@@ -23,6 +23,7 @@ from smallm.llm.store import AnswerStore, Derived, open_store
 from smallm.llm.store_threads import StoreThreads
 
 _log = logging.getLogger(__name__)
+LONGEST_TEXT = 20_000  # code points that the LLM is asked about
 LEASE_S = 10.0  # how long others wait for a process that died while it asked
 POLL_S = 0.05
 BACKGROUND_S = 600.0
@@ -144,6 +145,8 @@ class Bridge:
             return absent(Reason.NOT_CONFIGURED)
         if prompt.is_demonstration(text):
             return absent(Reason.DEMONSTRATION)
+        if len(text) > LONGEST_TEXT:
+            return absent(Reason.TOO_LONG)
         wait_s = self.settings.wait_s if timeout_s is None else min(timeout_s, self.settings.wait_s)
         deadline = asyncio.get_running_loop().time() + wait_s
         question = self._questions.about(prompt, text)

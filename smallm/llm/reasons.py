@@ -12,6 +12,7 @@ class Reason(StrEnum):
     NOT_CONFIGURED = "not_configured"  # the server has no LLM, or the domain no prompt
     NOT_CACHED = "not_cached"  # only remembered answers were allowed
     DEMONSTRATION = "demonstration"  # the text stands with its labels in the prompt
+    TOO_LONG = "too_long"  # a document: no prompt holds it
     CERTAIN = "certain"  # the local model was certain enough not to ask
     BACKGROUND = "background"  # being asked for next time
     BUSY = "busy"  # too many questions wait already

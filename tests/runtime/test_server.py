@@ -19,6 +19,7 @@ from smallm.cli import main
 from smallm.client import Client, Result
 from smallm.documents import Span
 from smallm.errors import ArtifactError, ServerError
+from smallm.fusion import Entity, Source
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 from tests.conftest import SampleDomain
 from tests.fake_llm import FakeLLM, Fault
@@ -76,6 +77,21 @@ def test_min_score_empty_and_long_texts(address: str) -> None:
         assert all(entity.text == long[entity.start : entity.end] for entity in client.recognize(long).entities)
 
 
+def test_a_document_of_a_million_characters_fits_through(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\U00020000" * 1_000_000  # four bytes each; an entity at every third
+
+    def found(self: Engine, works: list[Work]) -> None:
+        for work in works:
+            starts = range(0, len(work.item.text), 3)
+            work.result = Recognized([Entity(Span(s, s + 1, "EQUIP"), 0.5, Source.LOCAL) for s in starts])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", found)
+        with serving(Settings(bundle_folder)) as where, Client(where) as client:
+            result = client.recognize(text, llm_mode="wait")
+    assert len(result.entities) == 333_334 and result.entities[-1].start == 999_999
+
+
 def detail(error: grpc.RpcError, kind: type) -> object:
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for packed in status.details:
@@ -100,7 +116,7 @@ def test_errors_are_statuses_with_details(address: str) -> None:
 
 def test_a_bad_item_fails_alone_in_batch_and_stream(address: str) -> None:
     stub = ner_pb2_grpc.NerServiceStub(grpc.insecure_channel(address))
-    good, bad = ner_pb2.RecognizeRequest(text="泵"), ner_pb2.RecognizeRequest(text="泵" * 20_001)
+    good, bad = ner_pb2.RecognizeRequest(text="泵"), ner_pb2.RecognizeRequest(text="泵" * 1_000_001)
     batch = stub.BatchRecognize(ner_pb2.BatchRecognizeRequest(items=[good, bad, good])).items
     assert [item.WhichOneof("result") for item in batch] == ["response", "error", "response"]
     assert "items[1].text" in batch[1].error.message
@@ -174,7 +190,7 @@ def test_recognize_prints_one_json_line_a_text_in_order(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "texts.txt"
-    file.write_text("3号泵漏油\n\n" + "泵" * 20_001 + "\n电机异响\n", encoding="utf-8")
+    file.write_text("3号泵漏油\n\n" + "泵" * 1_000_001 + "\n电机异响\n", encoding="utf-8")
     assert main(["recognize", "--server", address, "--file", str(file)]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["id"] for line in lines] == ["1", "3", "4"]

@@ -503,7 +503,7 @@ class LlmPart(_message.Message):
     ANSWERED_AT_FIELD_NUMBER: _builtins.int
     status: Global___LlmStatus.ValueType
     reason: _builtins.str
-    """Why absent: off, not_configured, not_cached, demonstration, certain, background, busy, over_budget, privacy,
+    """Why absent: off, not_configured, not_cached, demonstration, too_long, certain, background, busy, over_budget, privacy,
     store, timeout, rate_limited, unavailable, breaker_open, unauthorized, empty, refused, truncated,
     wrong_language, unparsable. docs/bridge.md says what each means.
     """
