@@ -96,9 +96,7 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Run:
     return asyncio.run(_run(address, messages[0], load))
 
 
-def opened(
-    address: str, messages: Sequence[bytes], rate: float, seconds: float, timeout_s: float | None = None
-) -> Run:
+def opened(address: str, messages: Sequence[bytes], rate: float, seconds: float, timeout_s: float | None = None) -> Run:
     """Calls at the times of a Poisson process of `rate` a second, whether or not the ones before are answered."""
 
     async def load(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], run: Run) -> None:
