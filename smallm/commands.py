@@ -56,6 +56,7 @@ class Command:
 COMMANDS = {
     "recognize": Command("smallm.recognize", "send texts to a server, print entities", ""),
     "serve": Command("smallm_runtime.command", "serve a bundle through gRPC", "cpu"),
+    "tune": Command("smallm_runtime.tune", "measure what is fastest on this machine, for the server to read", "cpu"),
     "llm": Command("smallm.llm.command", "the store of LLM answers: annotate, import, export", "cpu"),
     "train": Command("smallm_train.command", "train a domain's head on annotated data and LLM answers", "train"),
     "adapt": Command("smallm_train.adapt.command", "tune inside an encoder on a domain's labels", "train"),

@@ -15,6 +15,7 @@ import grpc
 
 from smallm.errors import LoadError, UnavailableError
 from smallm_runtime import loading
+from smallm_runtime.admission import Limits
 from smallm_runtime.batcher import Batcher, Counts
 from smallm_runtime.health import Health
 from smallm_runtime.settings import Settings
@@ -137,8 +138,17 @@ class Lifecycle:
             if (version.name, version.fingerprint) == (folder.name, found):
                 return version
         told = self._settings
-        engine = await asyncio.to_thread(loading.load, folder, found, told.threads, told.device, told.trusted_keys)
-        batcher = Batcher(engine.step, bundle_hash=found, counts=self.counts, crashed=self._crashed)
+        engine = await asyncio.to_thread(
+            loading.load, folder, found, told.threads, told.device, told.trusted_keys, told.profile
+        )
+        limits = Limits(
+            round_tokens=engine.profile.round_tokens,
+            parallel=engine.profile.parallel,
+            queue_texts=told.limits.queue_texts,
+            queue_tokens=told.limits.queue_tokens,
+            cache_bytes=told.cache_mb << 20,
+        )
+        batcher = Batcher(engine.step, limits, bundle_hash=found, counts=self.counts, crashed=self._crashed)
         version = Version(folder.name, found, engine, batcher)
         fresh.append(version)
         return version

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smallm import bundle, signing
 from smallm.errors import ArtifactError, LoadError
+from smallm_runtime import profile as profiles
 from smallm_runtime.engine import Engine, Item
 
 
@@ -23,10 +24,18 @@ def fingerprint(folder: Path) -> str:
         raise LoadError("BUNDLE_INVALID", f"{folder / bundle.MANIFEST}: {error.strerror}") from None
 
 
-def load(folder: Path, expected: str, threads: int | None, device: str, trusted: Sequence[Path] = ()) -> Engine:
+def load(
+    folder: Path,
+    expected: str,
+    threads: int | None,
+    device: str,
+    trusted: Sequence[Path] = (),
+    profile: Path | None = None,
+) -> Engine:
     """Load the bundle whose fingerprint is `expected`. Takes seconds, blocks. Raises LoadError.
 
-    With `trusted` public keys, one of them must have signed it.
+    With `trusted` public keys, one of them must have signed it. `profile` is a file of `smallm tune`, None the one
+    beside the folder; `threads` come before its.
 
     `folder` is followed through no link any more, and its files are hashed before and after they are read: one
     that is replaced meanwhile, in whole or in part, is refused rather than served half old and half new.
@@ -34,7 +43,7 @@ def load(folder: Path, expected: str, threads: int | None, device: str, trusted:
     try:
         if trusted:
             _check_signature(folder, expected, trusted)
-        engine = Engine.load(folder, threads, device)
+        engine = Engine.load(folder, threads, device, profiles.read(folder, profile))
     except ArtifactError as error:
         raise LoadError("BUNDLE_INVALID", str(error)) from None
     except Exception as error:  # too little memory, say

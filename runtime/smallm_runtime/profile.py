@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import logging
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
+from smallm import atomic, bundle
+from smallm.errors import ArtifactError
 from smallm_runtime.sessions import available_cpus
+
+_log = logging.getLogger(__name__)
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -23,3 +33,56 @@ class Profile:
     padding_tokens: int = 16
     spinning: bool = False
     arena: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (self.threads, self.parallel, self.round_tokens)
+        if not all(isinstance(one, int) and one > 0 for one in numbers) or self.padding_tokens < 0:
+            raise ValueError(f"not a profile: {self}")
+
+
+def default_file(folder: Path) -> Path:
+    """Where a bundle's profile lies: beside its folder, for it belongs to the machine and is not sealed with it."""
+    resolved = folder.resolve()
+    return resolved.with_name(f"{resolved.name}.profile.json")
+
+
+def write(file: Path, folder: Path, profile: Profile, measured: list[dict[str, Any]]) -> None:
+    """Write what was measured of the bundle in `folder` on this machine."""
+    atomic.write_json(
+        file, {"format": FORMAT, **_circumstances(folder), "profile": asdict(profile), "measured": measured}
+    )
+
+
+def read(folder: Path, file: Path | None = None) -> Profile:
+    """The profile in `file` (None: beside the bundle in `folder`, the defaults if there is none).
+
+    One that was measured on another machine or bundle is not used, and the log says so. Raises ArtifactError.
+    """
+    chosen = file or default_file(folder)
+    if file is None and not chosen.is_file():
+        return Profile()
+    value = atomic.read_versioned(chosen, FORMAT, "`smallm tune` writes it")
+    try:
+        profile = Profile(**value["profile"])
+        stated = {name: value[name] for name in ("bundle", "cpu", "cpus")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{chosen}: damaged ({error}); run `smallm tune` again") from None
+    different = [name for name, now in _circumstances(folder).items() if stated[name] != now]
+    if different:
+        _log.warning("%s was measured with another %s and is not used; run `smallm tune`", chosen, different[0])
+        return Profile()
+    return profile
+
+
+def _circumstances(folder: Path) -> dict[str, Any]:
+    manifest = hashlib.sha256((folder / bundle.MANIFEST).read_bytes()).hexdigest()
+    return {"bundle": manifest, "cpu": _cpu(), "cpus": available_cpus()}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

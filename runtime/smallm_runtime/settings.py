@@ -8,7 +8,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from smallm.configuration import DATACLASS, Section
@@ -55,6 +64,10 @@ class Limits(Section):
     """Most texts of one call."""
     batch_text: PositiveInt = 1_040_000
     """Longest texts of one call together, in code points."""
+    queue_texts: PositiveInt = 512
+    """Most texts that wait for the engine; one more is refused with RESOURCE_EXHAUSTED."""
+    queue_tokens: PositiveInt = 65_536
+    """Most that they are together, in code points. Texts longer than a round have a bound of their own."""
     in_flight: PositiveInt = 64
     """Texts of one stream worked on at a time; the server reads no further."""
     calls: PositiveInt = 1000
@@ -110,6 +123,10 @@ class Settings:
     """Threads of the encoder; by default the CPUs that the process may use."""
     device: str = "cpu"
     """cpu or cuda."""
+    profile: Path | None = None
+    """What `smallm tune` measured; by default the file beside the bundle's folder, where there is one."""
+    cache_mb: NonNegativeInt = 32
+    """Memory for answers given lately, by text and LLM part; 0 remembers none."""
     metrics: str = ""
     """HOST:PORT for Prometheus, plain HTTP; empty for none."""
     bridge: BridgeSettings = Field(default=BridgeSettings(), validation_alias=AliasChoices("llm", "bridge"))
