@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smallm.errors import DataError
-from smallm.formats import read_documents
+from smallm.formats import read_texts
 from smallm_runtime import profile as profiles
 from smallm_runtime.engine import Engine, Item, Work
 from smallm_runtime.profile import Profile
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    texts, console = read_texts(args.texts), Console(highlight=False)
+    texts, console = spread(read_texts(args.texts), args.texts), Console(highlight=False)
     chosen, measured = tune(args.bundle, texts, args.goal, args.seconds, args.device, console.print)
     table = Table("threads", "at once", "spinning", "arena", "padding", "round", "one text, ms", "texts/s", box=None)
     for one in measured:
@@ -70,18 +70,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_texts(file: Path) -> list[str]:
-    """Texts of a file, at most TEXTS of them, evenly spread. Raises DataError if there is none."""
-    if file.suffix == ".txt":
-        try:
-            texts = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot be read as UTF-8 text ({type(error).__name__})", source=str(file)) from None
-    else:
-        texts = [document.text for document in read_documents(file) if document.text.strip()]
+def spread(texts: Sequence[str], file: Path) -> list[str]:
+    """At most TEXTS of `texts`, evenly spread. Raises DataError if there is none."""
+    texts = [text for text in texts if text.strip()]
     if not texts:
         raise DataError("no text in it", source=str(file))
-    return texts[:: max(1, len(texts) // TEXTS)][:TEXTS]
+    return list(texts[:: max(1, len(texts) // TEXTS)][:TEXTS])
 
 
 def tune(

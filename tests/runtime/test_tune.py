@@ -15,7 +15,7 @@ from smallm_runtime.server import Settings
 from smallm import bundle
 from smallm.cli import main
 from smallm.client import Client
-from smallm.errors import ArtifactError
+from smallm.errors import ArtifactError, DataError
 from tests.conftest import EXAMPLES
 from tests.runtime.servers import serving
 
@@ -66,8 +66,8 @@ def test_a_damaged_profile_is_refused(copy: Path, content: str) -> None:
         profile.read(copy)
 
 
-def test_texts_are_spread_over_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "texts.txt"
-    file.write_text("\n".join(f"泵{number}" for number in range(1000)), encoding="utf-8")
-    texts = tune.read_texts(file)
+def test_texts_are_spread_over_the_file() -> None:
+    texts = tune.spread([f"泵{number}" for number in range(1000)], Path("texts.txt"))
     assert len(texts) == tune.TEXTS and texts[0] == "泵0" and int(texts[-1][1:]) > 700
+    with pytest.raises(DataError, match="texts.txt"):
+        tune.spread([" "], Path("texts.txt"))
