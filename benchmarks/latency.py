@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -165,7 +166,7 @@ def unary(bench: Bench) -> dict[str, Any]:
     with bench.server() as server:
         for _ in range(8):  # in turns: a slow moment of the machine meets both
             asked = bench.fresh(max(4, count // 8))
-            run = _with_cpu(server, lambda asked=asked: sequential(server.address, [message(t) for t in asked]))  # type: ignore[misc]
+            run = _with_cpu(server, partial(sequential, server.address, [message(t) for t in asked]))
             outside += run.took_ms
             for text in asked:
                 sent = time.perf_counter()
@@ -177,14 +178,14 @@ def unary(bench: Bench) -> dict[str, Any]:
         ]
         assert {len(text) for text in forty} == {40}
         found["40 characters"] = _with_cpu(
-            server, lambda: sequential(server.address, [message(t) for t in forty])
+            server, partial(sequential, server.address, [message(t) for t in forty])
         ).figures()
     found["over gRPC"], found["in process"] = Run(sorted(outside)).figures(), Run(sorted(inside)).figures()
     found["overhead_p50_ms"] = round(found["over gRPC"]["p50_ms"] - found["in process"]["p50_ms"], 3)
     with bench.server(cache=True) as server:
         again = [message(bench.texts[0])] * 4000
-        found["repeated text"] = _with_cpu(server, lambda: sequential(server.address, again)).figures()
-        found["repeated text, 16 callers"] = _with_cpu(server, lambda: closed(server.address, again * 3, 16)).figures()
+        found["repeated text"] = _with_cpu(server, partial(sequential, server.address, again)).figures()
+        found["repeated text, 16 callers"] = _with_cpu(server, partial(closed, server.address, again * 3, 16)).figures()
     return found
 
 
@@ -195,7 +196,7 @@ def closed_loop(bench: Bench) -> dict[str, Any]:
         warm = closed(server.address, [message(text) for text in bench.fresh(64)], 8)
         for callers in CALLERS:
             asked = [message(text) for text in bench.fresh(bench.count(1 / warm.rate))]
-            run = _with_cpu(server, lambda asked=asked, callers=callers: closed(server.address, asked, callers))  # type: ignore[misc]
+            run = _with_cpu(server, partial(closed, server.address, asked, callers))
             alone = run.rate_without_client(available_cpus())
             found[f"{callers} callers"] = {**run.figures(), "per_s_alone": round(alone, 1)}
             bench.capacity = max(bench.capacity, run.rate)
@@ -212,9 +213,7 @@ def open_loop(bench: Bench) -> dict[str, Any]:
         for load in LOADS:
             rate = load * bench.capacity
             asked = [message(text) for text in bench.fresh(min(9000, int(2 * rate * bench.seconds) + 10))]
-            run = _with_cpu(
-                server, lambda asked=asked, rate=rate: opened(server.address, asked, rate, bench.seconds, 60)
-            )  # type: ignore[misc]
+            run = _with_cpu(server, partial(opened, server.address, asked, rate, bench.seconds, 60))
             figures = {"offered_per_s": round(rate, 1), **run.figures()}
             found[f"{load:g} x capacity"] = {**figures, "refused_p99_ms": round(percentile(run.refused_ms, 0.99), 1)}
     return found
@@ -234,7 +233,7 @@ def llm(bench: Bench) -> dict[str, Any]:
             texts = bench.fresh(count)
             for name, mode in (("off", "off"), ("miss", "wait"), ("hit", "cached_only")):
                 asked = [message(text, mode) for text in texts]
-                found[name] = _with_cpu(server, lambda asked=asked: sequential(server.address, asked)).figures()  # type: ignore[misc]
+                found[name] = _with_cpu(server, partial(sequential, server.address, asked)).figures()
     return found
 
 

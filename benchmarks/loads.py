@@ -68,7 +68,7 @@ def sequential(address: str, messages: Sequence[bytes]) -> Run:
     """One call at a time through one blocking connection, as `smallm.client` does it."""
     run = Run()
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(METHOD)
+        call = channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
         call(messages[0], wait_for_ready=True)
         cpu, begin = time.process_time(), time.perf_counter()
         for one in messages:
@@ -129,7 +129,7 @@ async def _timed(
 async def _run(address: str, first: bytes, load: object) -> Run:
     run = Run()
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(METHOD)
+        call = channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
         await call(first, wait_for_ready=True)
         cpu, begin = time.process_time(), time.perf_counter()
         await load(call, run)  # type: ignore[operator]

@@ -83,7 +83,7 @@ def test_a_document_of_a_million_characters_fits_through(bundle_folder: Path, mo
     def found(self: Engine, works: list[Work]) -> None:
         for work in works:
             starts = range(0, len(work.item.text), 3)
-            work.result = Recognized([Entity(Span(s, s + 1, "EQUIP"), 0.5, Source.LOCAL) for s in starts])
+            work.result = Recognized([Entity(Span(s, s + 1, "EQUIP"), 0.5, Source.LOCAL) for s in starts], 1.0)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", found)
