@@ -41,6 +41,10 @@ class LoadError(ArtifactError):
         self.reason = reason
 
 
+class EngineFailedError(SmallmError):
+    """The engine crashed or hung, and so did its replacements: only a new process can help."""
+
+
 class MissingExtraError(SmallmError):
     """A command needs an optional dependency that is not installed."""
 
@@ -77,7 +81,7 @@ class OverloadedError(RetryLaterError):
 
 
 class UnavailableError(RetryLaterError):
-    """The server cannot answer now; `reason` is LOADING or STOPPING."""
+    """The server cannot answer now; `reason` is LOADING, RECOVERING or STOPPING."""
 
     def __init__(self, reason: str, message: str, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s)

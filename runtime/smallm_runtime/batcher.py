@@ -24,6 +24,7 @@ from smallm_runtime.waiting import Flight, Waiting
 
 _log = logging.getLogger(__name__)
 STALL_S = 120.0  # a round that takes longer hangs
+RECOVERY_RETRY_S = 1.0
 StepFunction = Callable[[Sequence[Work]], None]
 
 
@@ -271,7 +272,7 @@ class Batcher:
         if self._failure is not None:
             return
         self._failure = error
-        _log.error("the engine failed for good: %s", type(error).__name__)
+        _log.error("the engine crashed: %s", type(error).__name__)
         for flight in list(self._flights.values()):
             self._settle(flight, _unavailable(error))
         self._empty.set()
@@ -282,4 +283,4 @@ class Batcher:
 def _unavailable(failure: BaseException | None) -> UnavailableError:
     if failure is None:
         return UnavailableError("STOPPING", "the server is stopping", LONGEST_RETRY_S)
-    return UnavailableError("STOPPING", "the engine failed; the server has to be started again", LONGEST_RETRY_S)
+    return UnavailableError("RECOVERING", "the engine crashed and is being replaced", RECOVERY_RETRY_S)

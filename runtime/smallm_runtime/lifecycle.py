@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +26,8 @@ from smallm_runtime.versions import Version, Versions
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 CLOSE_S = 10.0  # for what is queued at a stop
+CRASHES, CRASHES_S = 3, 600.0  # so many within such a time are no accident
+PROBE_S = 30.0  # for a new worker's first answer
 
 
 class State(StrEnum):
@@ -51,6 +55,8 @@ class Lifecycle:
         self.failed_reload: FailedReload | None = None
         self.worker_restarts = 0
         self.counts = Counts()
+        self.failed = asyncio.Event()  # nothing more can be done in this process
+        self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._settings, self._health = settings, health
         self._lock = asyncio.Lock()
         self._stopping = False
@@ -76,6 +82,9 @@ class Lifecycle:
         Raises LoadError, and what served goes on serving. Goes on if its caller goes away.
         """
         return await asyncio.shield(self.spawn(self._reload()))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self.spawn(work)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that is not forgotten while it runs."""
@@ -126,9 +135,44 @@ class Lifecycle:
             _log.info("serving bundle %s", ", ".join(f"{one.name} {one.fingerprint[:12]}" for one in wanted))
         return wanted != before
 
-    def _crashed(self, error: BaseException) -> None:
-        """An engine gave up. Say so; who watches health starts the server again."""
-        self.spawn(self._health.set(False))
+    def _batcher(self, version: Version) -> Batcher:
+        engine, told = version.engine, self._settings
+        limits = Limits(
+            round_tokens=engine.profile.round_tokens,
+            parallel=engine.profile.parallel,
+            queue_texts=told.limits.queue_texts,
+            queue_tokens=told.limits.queue_tokens,
+            cache_bytes=told.cache_mb << 20,
+        )
+        return Batcher(
+            engine.step,
+            limits,
+            bundle_hash=version.fingerprint,
+            counts=self.counts,
+            crashed=lambda _: self._begin(self._recover(version)),
+        )
+
+    async def _recover(self, version: Version) -> None:
+        """After a crash or a hang: say so, try another worker; give up if that fails, or happens again and again."""
+        await self._health.set(False)
+        self.worker_restarts += 1
+        self._crashes.append(time.monotonic())
+        if len(self._crashes) == CRASHES and self._crashes[-1] - self._crashes[0] < CRASHES_S:
+            self._give_up(f"{CRASHES} crashes within {CRASHES_S:.0f} s")
+            return
+        crashed, version.batcher = version.batcher, self._batcher(version)
+        await crashed.close()
+        try:
+            await version.batcher.submit(loading.probe(version.engine), PROBE_S)
+        except Exception as error:
+            self._give_up(f"the new worker does not answer ({type(error).__name__})")
+            return
+        await self._health.set(not self._stopping)
+        _log.warning("the engine's worker was replaced")
+
+    def _give_up(self, why: str) -> None:
+        _log.error("the engine cannot be recovered (%s); ending, for a supervisor to start the server again", why)
+        self.failed.set()
 
     async def _version(self, path: Path, fresh: list[Version]) -> Version:
         """The version at `path`: one that serves already if it is the same, else a new one, noted in `fresh`."""
@@ -141,15 +185,8 @@ class Lifecycle:
         engine = await asyncio.to_thread(
             loading.load, folder, found, told.threads, told.device, told.trusted_keys, told.profile
         )
-        limits = Limits(
-            round_tokens=engine.profile.round_tokens,
-            parallel=engine.profile.parallel,
-            queue_texts=told.limits.queue_texts,
-            queue_tokens=told.limits.queue_tokens,
-            cache_bytes=told.cache_mb << 20,
-        )
-        batcher = Batcher(engine.step, limits, bundle_hash=found, counts=self.counts, crashed=self._crashed)
-        version = Version(folder.name, found, engine, batcher)
+        version = Version(folder.name, found, engine)
+        version.batcher = self._batcher(version)
         fresh.append(version)
         return version
 

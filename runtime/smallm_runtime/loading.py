@@ -74,6 +74,11 @@ def _is_still(folder: Path, expected: str) -> bool:
         return False
 
 
+def probe(engine: Engine) -> Item:
+    """A text for any domain, to see whether the engine answers."""
+    return Item("预热", engine.domains[0])
+
+
 def _warm_up(engine: Engine) -> None:
     """First runs are slow: of the graphs, and of the prompt's template."""
     engine.recognize([Item("预热", name) for name in engine.domains])

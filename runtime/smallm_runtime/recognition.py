@@ -15,6 +15,7 @@ from smallm.offsets import OffsetUnit, convert
 from smallm_runtime.batcher import Outcome
 from smallm_runtime.engine import Item
 from smallm_runtime.settings import Limits
+from smallm_runtime.turns import Turns
 from smallm_runtime.versions import Version
 
 _MODES = {
@@ -43,14 +44,20 @@ class Recognition:
         self, bridge: Bridge, limits: Limits, observe: Callable[[ner_pb2.Timings], None] = lambda timings: None
     ) -> None:
         """`observe` is told of every answer where its time went."""
-        self._bridge, self.limits, self._observe = bridge, limits, observe
+        self._bridge, self.limits, self._observe, self._turns = bridge, limits, observe, Turns()
 
     async def recognize(
-        self, version: Version, request: ner_pb2.RecognizeRequest, path: str, remaining_s: float | None
+        self,
+        version: Version,
+        request: ner_pb2.RecognizeRequest,
+        path: str,
+        remaining_s: float | None,
+        bulk: object | None = None,
     ) -> ner_pb2.RecognizeResponse:
         """The answer of `version`. Raises RequestError; fields are named below `path`.
 
-        `remaining_s` is what is left of the caller's deadline, None without one.
+        `remaining_s` is what is left of the caller's deadline, None without one. `bulk` is the call that has many
+        texts: it takes turns with others of its kind.
         """
         begin = time.perf_counter()
         mode, (unit, told_unit) = self._checked(request, path)
@@ -60,9 +67,15 @@ class Recognition:
         def left_s() -> float | None:
             return None if remaining_s is None else remaining_s - (time.perf_counter() - begin)
 
+        async def submit(item: Item) -> Outcome:
+            if bulk is None:
+                return await version.batcher.submit(item, left_s())
+            async with self._turns.take(bulk):
+                return await version.batcher.submit(item, left_s())
+
         async def confidence() -> float:
             nonlocal local
-            local = await version.batcher.submit(Item(request.text, domain), left_s())
+            local = await submit(Item(request.text, domain))
             return local.recognized.confidence
 
         prompt, llm_s = version.engine.prompt(domain), self._llm_may_take(remaining_s)
@@ -70,7 +83,7 @@ class Recognition:
         answered = time.perf_counter()
         outcome = local
         if outcome is None or answer.spans is not None:
-            outcome = await version.batcher.submit(Item(request.text, domain, answer.spans), left_s())
+            outcome = await submit(Item(request.text, domain, answer.spans))
         kept = [entity for entity in outcome.recognized.entities if entity.score >= request.min_score]
         timings = _timings(begin, answered, outcome)
         self._observe(timings)

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import cast
 import grpc
 
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
-from smallm.errors import ArtifactError, SmallmError, StoreError
+from smallm.errors import ArtifactError, EngineFailedError, SmallmError, StoreError
 from smallm.llm.bridge import Bridge
 from smallm.llm.late_store import LateStore
 from smallm.llm.settings import BridgeSettings
@@ -27,7 +29,7 @@ from smallm_runtime.credentials import ServerTls
 from smallm_runtime.describing import enable_reflection
 from smallm_runtime.edge import Edge
 from smallm_runtime.health import Health
-from smallm_runtime.lifecycle import Lifecycle, State
+from smallm_runtime.lifecycle import CLOSE_S, Lifecycle, State
 from smallm_runtime.metrics import ServerMetrics
 from smallm_runtime.recognition import Recognition
 from smallm_runtime.service import NerService
@@ -36,6 +38,7 @@ from smallm_runtime.versions import Versions
 
 __all__ = ["SERVICE", "Settings", "running", "serve"]
 _log = logging.getLogger(__name__)
+MARGIN_S = CLOSE_S + 10.0  # after running calls: for what is queued, the LLM bridge and its store
 SERVICE = ner_pb2.DESCRIPTOR.services_by_name["NerService"].full_name
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
@@ -135,7 +138,10 @@ async def running(settings: Settings, started: Callable[[Parts], None] | None = 
 
 
 async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reloads. `ready` is told the port."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads. `ready` is told the port.
+
+    Raises EngineFailedError if the engine cannot be recovered. Whatever hangs, the process ends soon after that.
+    """
     loop = asyncio.get_running_loop()
     stop, lifecycles = asyncio.Event(), list[Lifecycle]()
 
@@ -148,8 +154,28 @@ async def serve(settings: Settings, ready: Callable[[int], None]) -> None:
             loop.add_signal_handler(number, action)
     async with running(settings, lambda parts: lifecycles.append(parts.lifecycle)) as port:
         ready(port)
-        await stop.wait()
+        failed = lifecycles[0].failed
+        waits = [asyncio.create_task(event.wait()) for event in (stop, failed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        _end_anyway(settings.notice_s + settings.grace_s + MARGIN_S)
         _log.info("stopping: finishing running calls for up to %.0f s", settings.grace_s)
+    if failed.is_set():
+        raise EngineFailedError("the engine failed and could not be recovered; the log says how")
+
+
+def _end_anyway(after_s: float) -> None:
+    """A thread that hangs in the engine, or on a disk, cannot be ended and would keep the process."""
+
+    def end() -> None:
+        _log.error("something hangs; ending all the same")
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(after_s, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _reload(lifecycle: Lifecycle) -> None:

@@ -88,7 +88,7 @@ class NerService(ner_pb2_grpc.NerServiceServicer):
         self, version: Version, request: ner_pb2.RecognizeRequest, path: str, context: Any
     ) -> ner_pb2.BatchItem:
         try:
-            response = await self._recognition.recognize(version, request, path, context.time_remaining())
+            response = await self._recognition.recognize(version, request, path, context.time_remaining(), context)
         except Exception as error:
             return ner_pb2.BatchItem(error=to_status(error))
         return ner_pb2.BatchItem(response=response)

@@ -25,7 +25,7 @@ class Version:
     name: str
     fingerprint: str
     engine: Engine
-    batcher: Batcher
+    batcher: Batcher = field(init=False)  # another one after a crash
     loaded: datetime = field(default_factory=lambda: datetime.now(UTC))
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)  # awaited once it is retired

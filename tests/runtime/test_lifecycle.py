@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -360,3 +363,83 @@ def test_a_stop_says_so_first_and_finishes_what_runs(bundles: Sequence[Path], mo
         await stubs.channel.close(None)
 
     asyncio.run(asyncio.wait_for(go(), 60))
+
+
+class Crash(BaseException):
+    """What no `except Exception` catches."""
+
+
+def crash_on(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    step = Engine.step
+
+    def crashes(self: Engine, works: Sequence[Work]) -> None:
+        if any(work.item.text == text for work in works):
+            raise Crash
+        step(self, works)
+
+    monkeypatch.setattr(Engine, "step", crashes)
+
+
+def test_a_crashed_worker_is_noticed_and_replaced(bundles: Sequence[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    first, old = bundles[0], expected(bundles[0])
+    crash_on(monkeypatch, "崩溃")
+
+    async def use(stubs: Stubs) -> None:
+        watch = stubs.health.Watch(health_pb2.HealthCheckRequest())
+        told = [(await watch.read()).status]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs.ner.Recognize(ner_pb2.RecognizeRequest(text="崩溃"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert detail(caught.value, error_details_pb2.ErrorInfo).reason == "RECOVERING"
+        assert detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        told += [(await watch.read()).status, (await watch.read()).status]
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        assert told == [serving, not_serving, serving]
+        assert await stubs.recognize() == old
+        status = await stubs.status()
+        assert (status.worker_restarts, status.state) == (1, admin_pb2.SERVER_STATE_SERVING)
+        watch.cancel()
+
+    with_server(settings(first), use)
+
+
+SCRIPT = """
+import sys, time
+from smallm_runtime import batcher, engine, server
+from smallm.cli import main
+batcher.STALL_S, server.MARGIN_S = 0.3, -9.0  # of ten seconds of grace
+step = engine.Engine.step
+class Crash(BaseException):
+    pass
+def harmed(self, works):
+    if works[0].item.text == "崩溃":
+        raise Crash
+    if works[0].item.text == "挂起":
+        time.sleep(1000)
+    step(self, works)
+engine.Engine.step = harmed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("text", ["崩溃", "挂起"])
+def test_an_engine_that_crashes_or_hangs_again_and_again_ends_the_process(bundles: Sequence[Path], text: str) -> None:
+    command = [sys.executable, "-c", SCRIPT, "serve", str(bundles[0]), "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = process.stdout.readline().rpartition(" ")[2].strip()
+    refusals = []
+    with grpc.insecure_channel(address) as channel:
+        stub = ner_pb2_grpc.NerServiceStub(channel)
+        for _ in range(40):
+            try:
+                stub.Recognize(ner_pb2.RecognizeRequest(text=text), timeout=10)
+            except grpc.RpcError as error:
+                refusals.append(error.code())
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+    log = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert set(refusals) == {grpc.StatusCode.UNAVAILABLE} and len(refusals) >= 3
+    assert "cannot be recovered" in log and text not in log

@@ -181,7 +181,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION: by another bundle"""
     ERROR_REASON_LOAD_FAILED: _ErrorReason.ValueType  # 21
-    """FAILED_PRECONDITION"""
+    """FAILED_PRECONDITION: for want of memory, say"""
+    ERROR_REASON_RECOVERING: _ErrorReason.ValueType  # 22
+    """UNAVAILABLE, RetryInfo: the engine crashed and is being replaced"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorInfo.reason of every error, there without the prefix: "OVERLOADED". docs/api.md says what to do about each."""
@@ -228,7 +230,9 @@ ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 19
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION: by another bundle"""
 ERROR_REASON_LOAD_FAILED: ErrorReason.ValueType  # 21
-"""FAILED_PRECONDITION"""
+"""FAILED_PRECONDITION: for want of memory, say"""
+ERROR_REASON_RECOVERING: ErrorReason.ValueType  # 22
+"""UNAVAILABLE, RetryInfo: the engine crashed and is being replaced"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
