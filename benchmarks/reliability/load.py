@@ -64,6 +64,7 @@ class Load:
         self._stubs = itertools.cycle([ner_pb2_grpc.NerServiceStub(channel) for channel in self._channels])
         self._mix, self._timeout_s, self._patience_s = mix, timeout_s, patience_s
         self._random, self._number = random.Random(0), itertools.count()
+        self._running: set[asyncio.Task[Record]] = set()
         self.records: list[Record] = []
 
     async def close(self) -> None:
@@ -83,23 +84,30 @@ class Load:
 
         async def client() -> None:
             while time.monotonic() < end:
-                await self.ask()
+                await asyncio.shield(self._begin())
 
         await asyncio.gather(*(client() for _ in range(concurrency)))
 
     async def open_loop(self, rate: float, seconds: float) -> None:
         """Poisson arrivals at `rate` a second, whatever becomes of those before. Returns when all have ended."""
-        running: set[asyncio.Task[Record]] = set()
         due = time.monotonic()
         end = due + seconds
         while due < end:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            task = asyncio.create_task(self.ask())
-            running.add(task)
-            task.add_done_callback(running.discard)
+            self._begin()
             due += self._random.expovariate(rate)
-        if running:
-            await asyncio.wait(running)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for every request that was sent, also by a loop that was cancelled."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _begin(self) -> asyncio.Task[Record]:
+        task = asyncio.create_task(self.ask())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     def text(self) -> str:
         """One to three sentences that were never sent before."""
