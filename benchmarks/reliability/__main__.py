@@ -1,11 +1,11 @@
 """What the server does in bad times. Figures: docs/reliability.md.
 
-    python -m benchmarks.reliability chaos BUNDLE OTHER_BUNDLE
-    python -m benchmarks.reliability drain BUNDLE OTHER_BUNDLE
-    python -m benchmarks.reliability soak BUNDLE
-    python -m benchmarks.reliability overload BUNDLE
+    python benchmarks/reliability chaos BUNDLE OTHER_BUNDLE
+    python benchmarks/reliability drain BUNDLE OTHER_BUNDLE
+    python benchmarks/reliability soak BUNDLE
+    python benchmarks/reliability overload BUNDLE
 
-From the repository's root. The bundles are two exports of the sample domain, examples/work_orders. Every answer is
+The bundles are two exports of the sample domain, examples/work_orders. Every answer is
 computed again afterwards and compared. The exit status is 0 if nothing was lost, wrong or unexplained. `chaos`
 mounts a small tmpfs, for which it needs root, and shifts the clock if libfaketime is there.
 """
@@ -18,7 +18,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.reliability import chaos, drain, overload, soak
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.fake_llm
+
+import chaos
+import drain
+import overload
+import soak
 
 
 def main() -> int:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from process import Server, require_bundle, switch
+from traffic import CACHED, NO_REASON, OFF, WAIT, Load, Record, outcomes, percentile, row
+from truth import Truth
 
-from benchmarks.reliability.load import CACHED, NO_REASON, OFF, WAIT, Load, Record, outcomes, percentile, row
-from benchmarks.reliability.process import Server, require_bundle, switch
-from benchmarks.reliability.truth import Truth
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
 from tests.fake_llm import FakeLLM, Fault
 
-MIX = (OFF,) * 5 + (CACHED,) * 4 + (WAIT,)
+MIX = (OFF,) * 50 + (CACHED,) * 48 + (WAIT,) * 2  # every text is new: a WAIT is a call to the LLM
 LIES = ('[{"W": "并不存在的设备", "L": "EQUIP"}]', '[{"W": "漏", "L": "EQUIP"}]', "[]")
 TIMEOUT_S, PATIENCE_S = 3.0, 20.0
 _FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
@@ -126,8 +126,8 @@ async def _lies(bench: Bench, seconds: float) -> str:
 
 
 async def _locked(bench: Bench, seconds: float) -> str:
-    other = sqlite3.connect(bench.store, isolation_level=None, timeout=30)
-    await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
+    other = sqlite3.connect(bench.store, isolation_level=None, timeout=5)
+    other.execute("BEGIN EXCLUSIVE")
     await asyncio.sleep(seconds)
     other.execute("ROLLBACK")
     other.close()
@@ -196,7 +196,9 @@ async def run(bundles: tuple[Path, Path], folder: Path, seconds: float, share: f
     chosen = {name: fault for name, fault in FAULTS.items() if only in name}
     async with _bench(bundles, folder) as bench:
         load = Load(bench.server.address, 8, MIX, TIMEOUT_S, PATIENCE_S)
-        capacity = await load.capacity(8)
+        local = Load(bench.server.address, 8, (OFF,))
+        capacity = await local.capacity(8)
+        await local.close()
         print(f"capacity {capacity:.0f} texts/s, load {share * capacity:.0f}/s\n", flush=True)
         print(row("fault", "requests", "first answer p50 / p99 ms", "refused on the way", "in the end", "note"))
         print(row(*["---"] * 6), flush=True)
@@ -248,7 +250,7 @@ async def _bench(bundles: tuple[Path, Path], folder: Path) -> AsyncIterator[Benc
         environment = {
             "LD_PRELOAD": str(_FAKETIME),
             "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=False).returncode == 0

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import grpc
+from process import Server, require_bundle, switch
+from traffic import NO_REASON, Load, outcomes, percentile
+from truth import Truth
 
-from benchmarks.reliability.load import NO_REASON, Load, outcomes, percentile
-from benchmarks.reliability.process import Server, require_bundle, switch
-from benchmarks.reliability.truth import Truth
 from smallm.admin.v1 import admin_pb2, admin_pb2_grpc
 
 CLIENTS = 100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.reliability.load import Load, Record, outcomes, percentile, row
-from benchmarks.reliability.process import Server, require_bundle
+from process import Server, require_bundle
+from traffic import Load, Record, outcomes, percentile, row
 
 DEADLINE_S = 1.0
 REFUSED_MS = 50.0

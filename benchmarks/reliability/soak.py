@@ -6,9 +6,9 @@ import asyncio
 import time
 from pathlib import Path
 
-from benchmarks.reliability.load import Load, Record, outcomes, percentile, row
-from benchmarks.reliability.process import Server, require_bundle
-from benchmarks.reliability.truth import Truth
+from process import Server, require_bundle
+from traffic import Load, Record, outcomes, percentile, row
+from truth import Truth
 
 SAMPLES = 20
 RATIO, SLOPE_MB = 1.3, 10.0  # p99 of the end to the start's; growth after the first quarter

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from smallm_runtime.engine import Engine, Item
 from smallm_runtime.loading import fingerprint
+from traffic import Record
 
-from benchmarks.reliability.load import Record
 from smallm.documents import Span
 from smallm.fusion import Entity
 from smallm.llm.reading import read_reply
