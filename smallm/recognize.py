@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from smallm.client import Client, Connection, Result
 from smallm.client.connection import TOKEN_VARIABLE, token_from
 from smallm.errors import DataError, ServerError
 from smallm.formats import read_documents
 
-COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_cyan", "bright_green")
+COLOURS = (36, 32, 35, 33, 34, 31, 96, 92)  # of ANSI; a library for this would double the size of a plain install
+BOLD, DIM, UNDERLINE = 1, 2, 4
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 MODES = ("off", "cached_only", "wait", "background", "when_uncertain")
 
 
@@ -48,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 if any text failed."""
-    console = Console(highlight=False)
-    as_json = args.format == "json" or (args.format == "auto" and not console.is_terminal)
+    as_json = args.format == "json" or (args.format == "auto" and not sys.stdout.isatty())
     texts = dict(_texts(args))
     failed = 0
     with Client(_connection(args), args.timeout) as client:
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 line = {"id": id_, "text": texts[id_], **asdict(result)}
                 print(json.dumps(line, ensure_ascii=False, default=datetime.isoformat), flush=True)
             else:
-                _show(console, texts[id_], result, colours)
+                _show(texts[id_], result, colours)
     return 1 if failed else 0
 
 
@@ -121,22 +120,29 @@ def _lines(file: Path | None) -> Iterator[tuple[str, str]]:
             yield str(number), line.rstrip("\r")
 
 
-def _colours(client: Client, domain: str) -> dict[str, str]:
+def _colours(client: Client, domain: str) -> dict[str, int]:
     domains = client.domains()
     types = domains.get(domain) or next(iter(domains.values()), [])
     return {type_: COLOURS[index % len(COLOURS)] for index, type_ in enumerate(types)}
 
 
-def _show(console: Console, text: str, result: Result, colours: dict[str, str]) -> None:
-    shown = Text(text)
+def _show(text: str, result: Result, colours: dict[str, int]) -> None:
+    shown, position = "", 0
     for entity in result.entities:
-        shown.stylize(f"bold underline {colours.get(entity.type, 'white')}", entity.start, entity.end)
-    console.print(shown)
+        marked = _styled(entity.text, BOLD, UNDERLINE, colours.get(entity.type, 37))
+        shown += _styled(text[position : entity.start]) + marked
+        position = entity.end
+    print(shown + _styled(text[position:]))
     for entity in result.entities:
-        line = Text("  ")
-        line.append(f"{entity.type:<8}", style=colours.get(entity.type, "white"))
-        line.append(f" {entity.text}  ")
-        line.append(f"[{entity.start}, {entity.end})  {entity.score:.2f}  {entity.source}", style="dim")
-        console.print(line)
+        where = _styled(f"[{entity.start}, {entity.end})  {entity.score:.2f}  {entity.source}", DIM)
+        type_ = _styled(f"{entity.type:<8}", colours.get(entity.type, 37))
+        print(f"  {type_} {_styled(entity.text)}  {where}")
     llm = result.llm + (f" ({result.llm_reason})" if result.llm_reason else "")
-    console.print(f"  LLM {llm}, {result.timings.get('total_us', 0) / 1000:.1f} ms", style="dim")
+    print(_styled(f"  LLM {llm}, {result.timings.get('total_us', 0) / 1000:.1f} ms", DIM))
+
+
+def _styled(text: str, *codes: int) -> str:
+    """`text` for a terminal, harmless whatever it holds, and coloured where that is wanted (no-color.org)."""
+    text = text.translate(_CONTROLS)
+    wanted = not os.environ.get("NO_COLOR") and (os.environ.get("FORCE_COLOR") or sys.stdout.isatty())
+    return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if wanted and codes else text

@@ -33,7 +33,7 @@ def test_the_runtime_loads_neither_torch_nor_transformers() -> None:
 
 def test_the_client_needs_no_more_than_a_plain_install() -> None:
     loaded = loaded_by("import smallm.client, smallm.recognize, smallm.cli")
-    assert not loaded & {"numpy", "onnxruntime", "tokenizers", "openai", "jinja2", "torch", "safetensors"}
+    assert not loaded & {"numpy", "onnxruntime", "tokenizers", "openai", "jinja2", "torch", "safetensors", "rich"}
 
 
 @pytest.mark.parametrize("package", list(ALLOWED))
