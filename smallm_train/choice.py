@@ -28,6 +28,7 @@ from smallm_train.loop import decoder, member_scores
 Scores = NDArray[np.float32]
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
 RESAMPLES = 500
+ENOUGH = 0.5  # standard errors by which fused must be better than the better single way
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def choose(head: Head, labels: LabelSet, train: Sequence[tuple[Example, int]], d
 def best_way(gold: Sequence[Sequence[Span]], found: Mapping[Way, Sequence[Sequence[Span]]]) -> tuple[Way, float, float]:
     """The way to answer, fused's gain over the better of LLM and local, and that gain's standard error.
 
-    Fused must be better by a standard error, for its weights were chosen on these very texts: a smaller gain
-    among few texts is as likely a loss on others. Equal to the LLM, as before training, it is fused: it costs nothing.
+    Fused must be better by ENOUGH, for its weights were chosen on these very texts: a smaller gain among few
+    texts is as likely a loss on others. Equal to the LLM, as before training, it is fused: it costs nothing.
     """
     counts = {way: bootstrap.count(gold, [spans]) for way, spans in found.items()}
     f1 = {way: float(bootstrap.mean_f1(count)[0]) for way, count in counts.items()}
@@ -104,7 +105,7 @@ def best_way(gold: Sequence[Sequence[Span]], found: Mapping[Way, Sequence[Sequen
     drawn = bootstrap.resample(len(gold), RESAMPLES)
     error = float(np.std(bootstrap.mean_f1(counts[Way.FUSED], drawn) - bootstrap.mean_f1(counts[single], drawn)))
     gain = f1[Way.FUSED] - f1[single]
-    return (Way.FUSED if gain >= error else single), gain, error
+    return (Way.FUSED if gain >= ENOUGH * error else single), gain, error
 
 
 def _scored(head: Head, examples: Sequence[Example]) -> list[tuple[Example, tuple[Scores, Scores]]]:

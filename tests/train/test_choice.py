@@ -110,14 +110,14 @@ def outcomes(right: list[bool], texts: int) -> list[list[Span]]:
     return [[Span(0, 2 if right[index % len(right)] else 3, "A")] for index in range(texts)]
 
 
-@pytest.mark.parametrize("texts", [8, 800])
-def test_fused_must_beat_the_better_single_way_by_a_standard_error(texts: int) -> None:
+@pytest.mark.parametrize("texts", [80, 800])
+def test_fused_must_beat_the_better_single_way_by_more_than_chance(texts: int) -> None:
     gold = [[Span(0, 2, "A")]] * texts
     llm, local = outcomes([True, False, True, False], texts), outcomes([False, False, False, True], texts)
     fused = outcomes([True, False, False, True, True, True, False, False], texts)  # 4 of 8, as the LLM; other texts
     fused[0], fused[1] = gold[0], gold[1]  # and one more
     way, gain, error = best_way(gold, {Way.FUSED: fused, Way.LLM: llm, Way.LOCAL: local})
-    assert 0 < gain < error and way is Way.LLM
+    assert 0 < gain < error / 2 and way is Way.LLM
     clear = outcomes([True, True, True, False], texts)
     assert best_way(gold, {Way.FUSED: clear, Way.LLM: llm, Way.LOCAL: local})[0] is Way.FUSED
 
