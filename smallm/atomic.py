@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ def read_versioned(path: Path, version: int, hint: str) -> dict[str, Any]:
 def read_bytes(path: Path, hint: str) -> bytes:
     """All of a file that is to hold JSON. Raises ArtifactError; `hint` says what writes such a file."""
     try:
-        with path.open("rb") as handle:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
+        with os.fdopen(descriptor, "rb") as handle:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ArtifactError(f"{path}: is no file; {hint}")
             content = handle.read(_MAX_JSON + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path.parent}: no {path.name}; {hint}") from None

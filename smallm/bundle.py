@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from smallm import __version__, atomic
 from smallm import seal as sealing
@@ -26,6 +27,7 @@ from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 
 FORMAT = 3  # 3: head graphs decode
+_HINT = "`smallm export-onnx` writes one from the model folder"
 MANIFEST, SIGNATURES = sealing.MANIFEST, sealing.SIGNATURES
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
@@ -42,10 +44,14 @@ def prompt_file(domain: str) -> str:
     return f"heads/{domain}/prompt.json"
 
 
+_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of what is read; a manifest may be anybody's
+
+
 @dataclass(frozen=True)
 class Domain:
     """One head: its entity types, CRF transitions (N rows of N), how it answers, temperatures, figures for people."""
 
+    __pydantic_config__ = _CONFIG
     types: list[str]
     transitions: list[list[float]]
     way: str
@@ -71,6 +77,7 @@ class Domain:
 class EncoderInfo:
     """`window` counts tokens without [CLS] and [SEP]."""
 
+    __pydantic_config__ = _CONFIG
     name: str
     fingerprint: str
     window: int
@@ -82,6 +89,7 @@ class EncoderInfo:
 class Manifest:
     """`manifest.json`. `tools` are the versions of what made the bundle; `files` is filled in by `seal`."""
 
+    __pydantic_config__ = _CONFIG
     quantization: str
     encoder: EncoderInfo
     domains: dict[str, Domain]
@@ -99,9 +107,17 @@ class Manifest:
         return name, self.domains[name]
 
 
+_MANIFEST = TypeAdapter(Manifest)
+
+
 def seal(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` with the size and sha256 of every file in `folder`."""
     atomic.write_json(folder / MANIFEST, asdict(manifest) | {"files": sealing.hashes(folder)})
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """What a signature is over and a fingerprint is of. Raises ArtifactError."""
+    return atomic.read_bytes(folder / MANIFEST, _HINT)
 
 
 def read(folder: Path, *, verify: bool = True, trusted: Sequence[Path] = ()) -> Manifest:
@@ -109,21 +125,23 @@ def read(folder: Path, *, verify: bool = True, trusted: Sequence[Path] = ()) -> 
 
     With `trusted` public keys, one of them must have signed; nothing of the bundle is believed before.
     """
-    hint = "`smallm export-onnx` writes one from the model folder"
-    raw = atomic.read_bytes(folder / MANIFEST, hint)
+    raw = manifest_bytes(folder)
     if trusted:
         from smallm import signing  # its library takes a while to load
 
         signing.verify(raw, folder / SIGNATURES, trusted)
-    value = atomic.parse_versioned(raw, folder / MANIFEST, FORMAT, hint)
+    atomic.parse_versioned(raw, folder / MANIFEST, FORMAT, _HINT)
     try:
-        domains = {name: Domain(**domain) for name, domain in value["domains"].items()}
-        manifest = Manifest(**{**value, "encoder": EncoderInfo(**value["encoder"]), "domains": domains})
-        for name, domain in domains.items():
+        manifest = _MANIFEST.validate_json(raw)
+        for name, domain in manifest.domains.items():
             if not DOMAIN_NAME.fullmatch(name):
                 raise ValueError(f"'{name}' is no domain name")
             domain.decoder(), domain.answers_by  # noqa: B018 - fail here, not at the first request
-    except (AttributeError, KeyError, TypeError, ValueError, LabelError) as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        told = f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"
+        raise ArtifactError(f"{folder / MANIFEST}: damaged ({told}); export the bundle again") from None
+    except (TypeError, ValueError, LabelError) as error:
         raise ArtifactError(f"{folder / MANIFEST}: damaged ({error}); export the bundle again") from None
     if verify:
         _verify(folder, manifest)

@@ -44,7 +44,7 @@ def _keygen(args: argparse.Namespace) -> int:
 
 def _sign(args: argparse.Namespace) -> int:
     bundle.read(args.bundle)
-    name = signing.sign((args.bundle / bundle.MANIFEST).read_bytes(), args.key, args.bundle / bundle.SIGNATURES)
+    name = signing.sign(bundle.manifest_bytes(args.bundle), args.key, args.bundle / bundle.SIGNATURES)
     print(f"{args.bundle}: signed by {name}")
     return 0
 
@@ -53,7 +53,7 @@ def _verify(args: argparse.Namespace) -> int:
     manifest = bundle.read(args.bundle, trusted=args.trusted)
     signed = "; no signature was asked for (--trusted)"
     if args.trusted:
-        raw = (args.bundle / bundle.MANIFEST).read_bytes()
+        raw = bundle.manifest_bytes(args.bundle)
         signed = f", signed by {signing.verify(raw, args.bundle / bundle.SIGNATURES, args.trusted)}"
     print(f"{args.bundle}: {len(manifest.files)} files as in the manifest{signed}")
     return 0

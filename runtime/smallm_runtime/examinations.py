@@ -115,7 +115,12 @@ def bundles(settings: Settings) -> Iterator[Finding]:
         try:
             found = folder.resolve()
             engine = loading.load(
-                found, loading.fingerprint(found), settings.threads, settings.device, settings.trusted_keys
+                found,
+                loading.fingerprint(found),
+                settings.threads,
+                settings.device,
+                settings.trusted_keys,
+                settings.profile,
             )
         except LoadError as error:
             yield _failure("bundle", f"{error.reason}: {error}", "copy it again from where it was exported and signed")

@@ -15,13 +15,9 @@ from smallm_runtime.engine import Engine, Item
 def fingerprint(folder: Path) -> str:
     """sha256 of the manifest, which holds those of all files; hexadecimal. Raises LoadError."""
     try:
-        return hashlib.sha256((folder / bundle.MANIFEST).read_bytes()).hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        raise LoadError(
-            "BUNDLE_INVALID", f"{folder}: no {bundle.MANIFEST}; `smallm export-onnx` writes a bundle"
-        ) from None
-    except OSError as error:
-        raise LoadError("BUNDLE_INVALID", f"{folder / bundle.MANIFEST}: {error.strerror}") from None
+        return hashlib.sha256(bundle.manifest_bytes(folder)).hexdigest()
+    except ArtifactError as error:
+        raise LoadError("BUNDLE_INVALID", str(error)) from None
 
 
 def load(
@@ -60,7 +56,7 @@ def load(
 
 def _check_signature(folder: Path, expected: str, trusted: Sequence[Path]) -> None:
     """What is signed is what is loaded: the manifest of this fingerprint, which is looked at again after loading."""
-    raw = (folder / bundle.MANIFEST).read_bytes()
+    raw = bundle.manifest_bytes(folder)
     if hashlib.sha256(raw).hexdigest() != expected:
         raise ArtifactError(f"{folder}: was changed while it was read; reload when it is complete")
     signing.verify(raw, folder / bundle.SIGNATURES, trusted)
