@@ -245,6 +245,8 @@ def memory(bench: Bench) -> dict[str, Any]:
         found = {"started_mb": server.resident_mb()}
         for length in (*range(1, 512, bench.args.sweep_step), 512):
             client.recognize_batch(["".join(chance.choices(alphabet, k=length)) for _ in range(16)], llm_mode="off")
+        found["after_sweep_at_once_mb"] = server.resident_mb()
+        time.sleep(2)  # at rest, the server gives back what large batches left
         found["after_sweep_mb"] = server.resident_mb()
         asked = [message("".join(chance.choices(alphabet, k=8))) for _ in range(bench.args.growth)]
         half = len(asked) // 2

@@ -6,14 +6,18 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
 from smallm.ner.v1 import ner_pb2
 
 METHOD = "/smallm.ner.v1.NerService/Recognize"
+CONNECTIONS = 16  # a server bounds the calls of one connection
+_OWN = [("grpc.use_local_subchannel_pool", 1)]  # else all channels of a process share a connection
+Call = Callable[..., Awaitable[bytes]]
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Run:
         """Milliseconds within which `share` of the answers came."""
         return percentile(self.took_ms, share)
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """For tables and JSON."""
         return {
             "p50_ms": round(self.percentile(0.5), 3),
@@ -50,6 +54,7 @@ class Run:
             "server_cpu_ms": round(1000 * self.server_cpu_s / max(1, len(self.took_ms)), 3),
             "answered": len(self.took_ms),
             "refused": sum(self.codes.values()) - self.codes["OK"],
+            **{code: count for code, count in self.codes.items() if code != "OK"},
         }
 
 
@@ -84,14 +89,14 @@ def sequential(address: str, messages: Sequence[bytes]) -> Run:
 def closed(address: str, messages: Sequence[bytes], callers: int) -> Run:
     """`callers` at once, each sends its next call when the last is answered."""
 
-    async def load(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], run: Run) -> None:
+    async def load(calls: Sequence[Call], run: Run) -> None:
         waiting = iter(messages)
 
-        async def caller() -> None:
+        async def caller(call: Call) -> None:
             for one in waiting:
                 await _timed(call, one, None, run)
 
-        await asyncio.gather(*(caller() for _ in range(callers)))
+        await asyncio.gather(*(caller(calls[index % len(calls)]) for index in range(callers)))
 
     return asyncio.run(_run(address, messages[0], load))
 
@@ -99,22 +104,21 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Run:
 def opened(address: str, messages: Sequence[bytes], rate: float, seconds: float, timeout_s: float | None = None) -> Run:
     """Calls at the times of a Poisson process of `rate` a second, whether or not the ones before are answered."""
 
-    async def load(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], run: Run) -> None:
+    async def load(calls: Sequence[Call], run: Run) -> None:
         chance, begin = random.Random(0), time.perf_counter()
-        calls: list[asyncio.Task[None]] = []
+        sent: list[asyncio.Task[None]] = []
         due = chance.expovariate(rate)
         while due < seconds:
             await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-            calls.append(asyncio.create_task(_timed(call, messages[len(calls) % len(messages)], timeout_s, run)))
+            call, one = calls[len(sent) % len(calls)], messages[len(sent) % len(messages)]
+            sent.append(asyncio.create_task(_timed(call, one, timeout_s, run)))
             due += chance.expovariate(rate)
-        await asyncio.gather(*calls)
+        await asyncio.gather(*sent)
 
     return asyncio.run(_run(address, messages[0], load))
 
 
-async def _timed(
-    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], one: bytes, timeout_s: float | None, run: Run
-) -> None:
+async def _timed(call: Call, one: bytes, timeout_s: float | None, run: Run) -> None:
     sent = time.perf_counter()
     try:
         await call(one, timeout=timeout_s)
@@ -126,14 +130,19 @@ async def _timed(
     run.took_ms.append(1000 * (time.perf_counter() - sent))
 
 
-async def _run(address: str, first: bytes, load: object) -> Run:
+async def _run(address: str, first: bytes, load: Callable[[Sequence[Call], Run], Awaitable[None]]) -> Run:
     run = Run()
-    async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
+    channels = [grpc.aio.insecure_channel(address, options=_OWN) for _ in range(CONNECTIONS)]
+    calls: list[Call] = [
+        channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels
+    ]
+    for call in calls:
         await call(first, wait_for_ready=True)
-        cpu, begin = time.process_time(), time.perf_counter()
-        await load(call, run)  # type: ignore[operator]
-        run.seconds, run.client_cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+    cpu, begin = time.process_time(), time.perf_counter()
+    await load(calls, run)
+    run.seconds, run.client_cpu_s = time.perf_counter() - begin, time.process_time() - cpu
+    for channel in channels:
+        await channel.close(None)
     run.took_ms.sort()
     run.refused_ms.sort()
     return run

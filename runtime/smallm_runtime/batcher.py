@@ -23,6 +23,8 @@ from smallm_runtime.results import Results
 from smallm_runtime.waiting import Flight, Waiting
 
 _log = logging.getLogger(__name__)
+LARGE_ROUND = 512  # tokens, from which on a round leaves memory behind that is worth giving back
+REST_S = 0.3  # without work, before it is given back
 STALL_S = 120.0  # a round that takes longer hangs
 RECOVERY_RETRY_S = 1.0
 StepFunction = Callable[[Sequence[Work]], None]
@@ -78,7 +80,9 @@ class Batcher:
         bundle_hash: str = "",
         counts: Counts | None = None,
         crashed: Callable[[BaseException], None] | None = None,
+        tidy: Callable[[], None] | None = None,
     ) -> None:
+        """`tidy` is called in the engine's thread when there is nothing to do after a large round."""
         self.limits = limits or Limits()
         self.counts = counts if counts is not None else Counts()
         self._step, self._hash, self._crashed = step, bundle_hash, crashed
@@ -90,6 +94,8 @@ class Batcher:
         self._pace = Pace()
         self._closed = False
         self._failure: BaseException | None = None
+        self._tidy, self._untidy = tidy, False
+        self._resting: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._executor = ThreadPoolExecutor(self.limits.parallel, thread_name_prefix="engine")
         self._loop = asyncio.get_running_loop()
@@ -172,6 +178,13 @@ class Batcher:
                 self._start(alive)
         if not self._flights:
             self._empty.set()
+            if self._untidy and self._tidy is not None and not self._closed:
+                self._resting = self._loop.call_later(REST_S, self._tidy_up, self._tidy)
+
+    def _tidy_up(self, tidy: Callable[[], None]) -> None:
+        if not self._flights and not self._closed:
+            self._untidy = False
+            self._executor.submit(tidy)
 
     def _alive(self, flight: Flight) -> bool:
         """Whether anybody could still use it; if not it is dropped, before it costs anything."""
@@ -186,6 +199,8 @@ class Batcher:
         return True
 
     def _start(self, flights: list[Flight]) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
         one = _Round(flights, sum(min(flight.tokens, self.limits.round_tokens) for flight in flights))
         for flight in flights:
             flight.started = flight.started or one.begin
@@ -222,6 +237,7 @@ class Batcher:
 
     def _finished(self, one: _Round, took: float) -> None:
         self._pace.observe(one.tokens, took)
+        self._untidy = self._untidy or one.tokens >= LARGE_ROUND
         self.counts.rounds += 1
         self.counts.round_tokens += one.tokens
         self.counts.round_seconds += took
@@ -245,9 +261,7 @@ class Batcher:
             self.counts.failed += 1
             self._settle(one.flights[0], failure)
         else:
-            _log.warning(
-                "a round of %d failed (%s); running its texts one by one", len(one.flights), type(failure).__name__
-            )
+            _log.warning("a round of %d failed (%s): one by one now", len(one.flights), type(failure).__name__)
             self._alone.extend(one.flights)
 
     def _settle(self, flight: Flight, result: Outcome | BaseException) -> None:

@@ -20,6 +20,7 @@ from smallm_runtime import loading
 from smallm_runtime.admission import Limits
 from smallm_runtime.batcher import Batcher, Counts
 from smallm_runtime.health import Health
+from smallm_runtime.sessions import release_memory
 from smallm_runtime.settings import Settings
 from smallm_runtime.versions import Version, Versions
 
@@ -150,6 +151,7 @@ class Lifecycle:
             bundle_hash=version.fingerprint,
             counts=self.counts,
             crashed=lambda _: self._begin(self._recover(version)),
+            tidy=release_memory,
         )
 
     async def _recover(self, version: Version) -> None:

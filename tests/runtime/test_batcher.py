@@ -273,6 +273,27 @@ def test_a_large_document_may_be_given_up_half_way_and_does_not_fill_the_queue()
     run(test)
 
 
+def test_memory_is_given_back_at_rest_after_a_large_round_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "REST_S", 0.05)
+
+    async def test(engine: Engine, make: Callable[..., Batcher]) -> None:
+        engine.release.set()
+        tidied: list[str] = []
+        batcher = make(replace(SMALL, round_tokens=2000), tidy=lambda: tidied.append(threading.current_thread().name))
+        await batcher.submit(Item("small"))
+        await asyncio.sleep(0.15)
+        assert not tidied
+        await batcher.submit(Item("L" * 600))
+        for number in range(4):
+            await asyncio.sleep(0.02)
+            await batcher.submit(Item(f"busy{number}"))
+        assert not tidied
+        await asyncio.sleep(0.3)
+        assert len(tidied) == 1 and tidied[0].startswith("engine")
+
+    run(test)
+
+
 def test_two_rounds_at_once_where_asked_for() -> None:
     async def test(engine: Engine, make: Callable[..., Batcher]) -> None:
         batcher = make(replace(SMALL, parallel=2, round_tokens=4))
