@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test redis lint proto proto-check wheelhouse wheelhouse-check clean
+.PHONY: help setup demo test redis java lint proto proto-check wheelhouse wheelhouse-check clean
 
 help:
 	@echo "make demo   the whole path on the sample domain: train, export, serve, ask"
@@ -21,11 +21,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python examples/work_orders/demo.py
 
-test: $(STAMP) redis
+test: $(STAMP) redis java
 	$(BIN)/python -m pytest
 
 redis:  # the tests start one of their own
 	@command -v redis-server >/dev/null || { apt-get update -qq && apt-get install -y -qq redis-server; } >/dev/null
+
+JAVA := default-jdk-headless libgoogle-gson-java libgrpc-java libjsr305-java libnetty-java libperfmark-java \
+	libprotobuf-java protobuf-compiler protobuf-compiler-grpc-java-plugin
+
+java:  # the tests compile and run examples/java
+	@command -v javac >/dev/null && command -v grpc_java_plugin >/dev/null && test -e /usr/share/java/perfmark-api.jar || \
+		{ apt-get update -qq && apt-get install -y -qq $(JAVA); } >/dev/null
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -120,6 +120,14 @@ class UnknownVersionError(RequestError):
         super().__init__(f"no bundle version '{self.version}' is loaded; there are: {', '.join(known)}")
 
 
+class UnknownServiceError(RequestError):
+    """The health of a service was asked for that is not on offer."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service[:64]
+        super().__init__(f"no service '{self.service}' on this server")
+
+
 class MalformedMessageError(RequestError):
     """The bytes of a request are no message of the method's kind."""
 

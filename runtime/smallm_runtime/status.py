@@ -44,6 +44,10 @@ def _version(error: errors.UnknownVersionError) -> list[Message]:
     return [ResourceInfo(resource_type="bundle_version", resource_name=error.version, description=str(error))]
 
 
+def _service(error: errors.UnknownServiceError) -> list[Message]:
+    return [ResourceInfo(resource_type="service", resource_name=error.service, description=str(error))]
+
+
 # Kind, code, reason ('' is the error's own), details. The first that fits: a special kind comes before its base.
 _MAPPING: list[tuple[type[BaseException], int, str, Callable[[Any], list[Message]]]] = [
     (errors.TooLargeError, code.INVALID_ARGUMENT, "TOO_LARGE", _fields),
@@ -51,6 +55,7 @@ _MAPPING: list[tuple[type[BaseException], int, str, Callable[[Any], list[Message
     (errors.MalformedMessageError, code.INVALID_ARGUMENT, "MALFORMED_MESSAGE", _none),
     (errors.UnknownDomainError, code.NOT_FOUND, "UNKNOWN_DOMAIN", _domain),
     (errors.UnknownVersionError, code.NOT_FOUND, "UNKNOWN_VERSION", _version),
+    (errors.UnknownServiceError, code.NOT_FOUND, "UNKNOWN_SERVICE", _service),
     (errors.OverloadedError, code.RESOURCE_EXHAUSTED, "OVERLOADED", _retry),
     (errors.UnavailableError, code.UNAVAILABLE, "", _retry),
     (errors.DeadlineError, code.DEADLINE_EXCEEDED, "DEADLINE", _none),

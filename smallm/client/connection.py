@@ -16,6 +16,8 @@ TOKEN_VARIABLE = "SMALLM_TOKEN"
 _LOOPBACK = ("localhost", "127.", "[::1]", "::1", "unix:")
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),  # the entities of a full batch
+    ("grpc.keepalive_time_ms", 30_000),  # a stream has no deadline: a server that is gone without a word is noticed
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5000),  # gRPC's own two minutes are long for a server that was restarted
 ]

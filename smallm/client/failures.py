@@ -28,6 +28,7 @@ _KINDS: dict[str, type[ServerError]] = {
     "UNAUTHENTICATED": AccessDeniedError,
     "PERMISSION_DENIED": AccessDeniedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "RESOURCE_EXHAUSTED": RequestRefusedError,  # a message too large for gRPC; with RetryInfo it is another matter
     "UNAVAILABLE": TryAgainError,
 }
 

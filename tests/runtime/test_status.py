@@ -29,6 +29,7 @@ CASES: list[tuple[BaseException, str, str, type[Message] | None]] = [
     (errors.MalformedMessageError("no"), "INVALID_ARGUMENT", "MALFORMED_MESSAGE", None),
     (errors.UnknownDomainError("x", ["y"]), "NOT_FOUND", "UNKNOWN_DOMAIN", ResourceInfo),
     (errors.UnknownVersionError("x", ["y"]), "NOT_FOUND", "UNKNOWN_VERSION", ResourceInfo),
+    (errors.UnknownServiceError("x"), "NOT_FOUND", "UNKNOWN_SERVICE", ResourceInfo),
     (errors.OverloadedError("no", 0.5), "RESOURCE_EXHAUSTED", "OVERLOADED", RetryInfo),
     (errors.UnavailableError("LOADING", "no", 1.0), "UNAVAILABLE", "LOADING", RetryInfo),
     (errors.UnavailableError("STOPPING", "no", 2.0), "UNAVAILABLE", "STOPPING", RetryInfo),
@@ -95,6 +96,9 @@ def test_unknown_methods_and_bytes_that_are_no_message_are_refused_with_a_reason
             info = unpacked(rpc_status.from_call(caught.value))["ErrorInfo"]  # type: ignore[arg-type]
             expected = "UNKNOWN_METHOD" if method == "Nothing" else "MALFORMED_MESSAGE"
             assert info.reason == expected  # type: ignore[attr-defined]
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"\x0a\x01x")
+        assert unpacked(rpc_status.from_call(caught.value))["ErrorInfo"].reason == "UNKNOWN_SERVICE"  # type: ignore[arg-type, attr-defined]
         answers = channel.stream_stream(f"/{SERVICE}/StreamRecognize")(iter([b"\x12\x03\x0a\x01\xff"]))
         with pytest.raises(grpc.RpcError) as caught:
             list(answers)

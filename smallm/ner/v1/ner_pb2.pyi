@@ -184,6 +184,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: for want of memory, say"""
     ERROR_REASON_RECOVERING: _ErrorReason.ValueType  # 22
     """UNAVAILABLE, RetryInfo: the engine crashed and is being replaced"""
+    ERROR_REASON_UNKNOWN_SERVICE: _ErrorReason.ValueType  # 23
+    """NOT_FOUND, ResourceInfo: of a health check"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorInfo.reason of every error, there without the prefix: "OVERLOADED". docs/api.md says what to do about each."""
@@ -233,6 +235,8 @@ ERROR_REASON_LOAD_FAILED: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION: for want of memory, say"""
 ERROR_REASON_RECOVERING: ErrorReason.ValueType  # 22
 """UNAVAILABLE, RetryInfo: the engine crashed and is being replaced"""
+ERROR_REASON_UNKNOWN_SERVICE: ErrorReason.ValueType  # 23
+"""NOT_FOUND, ResourceInfo: of a health check"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
