@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server-name", default="", metavar="NAME", help="on its certificate, if not the host")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"bearer token (default: ${TOKEN_VARIABLE})")
     parser.add_argument("--bundle-version", default="", metavar="NAME", help="which bundle of a server with several")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="deadline of a call")
     parser.add_argument("--file", type=Path, help=".txt with one text a line, or .jsonl / .conll documents")
     parser.add_argument("--domain", default="", help="which domain of a server with several")
     parser.add_argument("--llm-mode", choices=MODES, default="", help="how far to go for the LLM's answer")
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     as_json = args.format == "json" or (args.format == "auto" and not sys.stdout.isatty())
     texts = dict(_texts(args))
     failed = 0
-    with Client(_connection(args), args.timeout) as client:
+    with Client(_connection(args)) as client:
         colours = {} if as_json else _colours(client, args.domain)
         results = client.recognize_stream(
             texts.items(), domain=args.domain, llm_mode=args.llm_mode, min_score=args.min_score

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from smallm.errors import MalformedMessageError, RequestError, UnknownMethodError
 from smallm_runtime.logs import current
 from smallm_runtime.status import reason, to_status
+from smallm_runtime.wire import check_fields
 
 Handler = Any
 _KINDS = {
@@ -53,6 +54,7 @@ def refusal(error: RequestError) -> Handler:
 
 
 def _parsed(parse: Callable[[bytes], Any], raw: bytes) -> Any:
+    check_fields(raw)
     try:
         return parse(raw)
     except DecodeError:

@@ -21,7 +21,7 @@ from smallm import errors
 from smallm.client import AsyncClient, Client, Connection, Retry
 from smallm.client.retry import Tries
 from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
-from tests.certificates import Authority
+from tests.runtime.pki import Authority
 
 QUICK = Retry(attempts=4, first_s=0.01, longest_s=0.05)
 BUSY = errors.OverloadedError("full", 0.02)
@@ -257,29 +257,31 @@ def test_what_no_message_can_hold_is_told_before_it_is_sent(make: Any, server: t
 
 
 def test_tls_mutual_tls_and_tokens(make: Any, tmp_path: Path) -> None:
-    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
-    certificate, key = authority.issue("pump-server")
-    own, own_key = authority.issue("client")
-    pair = [(key.read_bytes(), certificate.read_bytes())]
-    credentials = grpc.ssl_server_credentials(pair, authority.certificate.read_bytes(), require_client_auth=True)
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    pair, own, strange = authority.issue("server"), authority.issue("client"), stranger.issue("strange")
+    credentials = grpc.ssl_server_credentials([pair.bytes], authority.certificate.read_bytes(), True)
     with scripted(credentials) as (servicer, where):
-        known: dict[str, Any] = {"ca": authority.certificate, "server_name": "pump-server"}
-        told = Connection(where, **known, certificate=own, key=own_key, token="s3cret", version="v2")
+        known: dict[str, Any] = {"ca": authority.certificate}
+        mine: dict[str, Any] = {"certificate": own.certificate, "key": own.key}
+        told = Connection(where, **known, **mine, token="s3cret", version="v2")
         with make(told) as client:
             assert client.recognize("泵").entities
         assert servicer.metadata[-1]["authorization"] == "Bearer s3cret"
         assert servicer.metadata[-1]["smallm-bundle-version"] == "v2" and "s3cret" not in repr(told)
-        strange, strange_key = stranger.issue("client")
+        with make(
+            Connection(where.replace("localhost", "127.0.0.1"), **known, **mine, server_name="localhost")
+        ) as client:
+            assert client.recognize("泵").entities
         for refused in (
             Connection(where, **known),
-            Connection(where, **known, certificate=strange, key=strange_key),
-            Connection(where, ca=stranger.certificate, server_name="pump-server", certificate=own, key=own_key),
-            Connection(where, ca=authority.certificate, server_name="else", certificate=own, key=own_key),
+            Connection(where, **known, certificate=strange.certificate, key=strange.key),
+            Connection(where, ca=stranger.certificate, **mine),
+            Connection(where, **known, **mine, server_name="else"),
             Connection(where),
         ):
             with make(refused, retry=Retry(attempts=1)) as client, pytest.raises(errors.TryAgainError):
                 client.recognize("泵")
-        assert len(servicer.seen) == 1
+        assert len(servicer.seen) == 2
 
 
 def test_a_token_does_not_travel_in_the_open(tmp_path: Path) -> None:
