@@ -18,16 +18,16 @@ import smallm.ner.v1.Ner;
 /**
  * Entities of one text. Knows no more of the server than its .proto.
  *
- * <p>Usage: RecognizeExample HOST:PORT TEXT [CA.pem]. With a CA the connection is encrypted. A bearer token is taken
- * from the environment variable SMALLM_TOKEN.
+ * <p>Usage: RecognizeExample HOST:PORT TEXT [DOMAIN [CA.pem]]. DOMAIN may be empty where the server has one. With a CA the
+ * connection is encrypted. A bearer token is taken from the environment variable SMALLM_TOKEN.
  */
 public final class RecognizeExample {
   private static final int ATTEMPTS = 5;
 
   public static void main(String[] arguments) throws Exception {
     NettyChannelBuilder builder = NettyChannelBuilder.forTarget(arguments[0]);
-    if (arguments.length > 2) {
-      builder.sslContext(GrpcSslContexts.forClient().trustManager(new File(arguments[2])).build());
+    if (arguments.length > 3) {
+      builder.sslContext(GrpcSslContexts.forClient().trustManager(new File(arguments[3])).build());
     } else {
       builder.usePlaintext();
     }
@@ -37,6 +37,7 @@ public final class RecognizeExample {
       Ner.RecognizeRequest request =
           Ner.RecognizeRequest.newBuilder()
               .setText(arguments[1])
+              .setDomain(arguments.length > 2 ? arguments[2] : "")
               .setOffsetUnit(Ner.OffsetUnit.OFFSET_UNIT_UTF16_CODE_UNITS)
               .build();
       Ner.RecognizeResponse response = recognize(authorized(NerServiceGrpc.newBlockingStub(channel)), request);

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 from smallm_runtime import open_inference
 from smallm_runtime.kserve import SERVICE
+from smallm_runtime.settings import Limits
 
 from smallm.client import Client
 from tests.runtime.test_status import unpacked
@@ -83,7 +84,7 @@ HOSTILE = {
     "shared memory": (
         request(PUMP, parameters={"shared_memory_region": {"string_param": "/dev/mem"}}), "inputs[0].parameters",
     ),
-    "long text": (request(contents={"bytes_contents": [b"a" * 20_001]}), "inputs[0].contents[0].text"),
+    "long text": (request(contents={"bytes_contents": [b"a" * (Limits().text + 1)]}), "inputs[0].contents[0].text"),
 }  # fmt: skip
 
 
