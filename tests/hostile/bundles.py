@@ -105,10 +105,11 @@ def _pipe(folder: Path, source: random.Random) -> None:
 
 def _strange_manifest(folder: Path, source: random.Random) -> None:
     value = _manifest(folder)
-    text = source.choice([
+    texts: list[str | bytes] = [
         "", "null", "[]", "3", "{}", '{"format": 2, "format": 2}', "[" * 200_000, "\x00", '{"a": NaN}', b"\xed\xa0\x80",
         "1" * 100_000, '{"format": ' + "9" * 5000 + "}",
-    ])  # fmt: skip
+    ]  # fmt: skip
+    text = source.choice(texts)
     if source.random() < 0.6:  # a value of a kind that it never has, but where anything goes
         table = source.choice([value, value["encoder"], value["files"], *value["domains"].values()])
         table[source.choice([name for name in table if name not in FREE])] = source.choice([None, [None], {"": None}])

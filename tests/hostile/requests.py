@@ -55,7 +55,9 @@ def requests(count: int, seed: int = 0) -> Iterator[Hostile]:
 def valid(source: random.Random) -> ner_pb2.RecognizeRequest:
     """A request as clients send it."""
     text = CANARY + "".join(source.choices("3号泵漏油，更换机械密封。轴承 AB-7\n", k=source.randrange(60)))
-    return ner_pb2.RecognizeRequest(text=text, min_score=source.random(), llm_mode=source.choice([0, 1, 2]))
+    return ner_pb2.RecognizeRequest(
+        text=text, min_score=source.random(), llm_mode=source.choice(ner_pb2.LlmMode.values()[:3])
+    )
 
 
 def mutated(content: bytes, source: random.Random) -> bytes:

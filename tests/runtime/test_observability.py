@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -140,6 +141,27 @@ def test_limits_refuse_more_than_they_say(bundle_folder: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         first.cancel()
         assert stub.Recognize(ner_pb2.RecognizeRequest(text="泵")).domain
+
+
+def test_a_connection_too_many_and_one_that_says_nothing_are_closed(bundle_folder: Path) -> None:
+    told = Settings(bundle_folder, threads=1, limits=Limits(connections=2, handshake_s=0.5))
+    with serving(told) as where, contextlib.ExitStack() as stack:
+
+        def connected() -> bool:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            stub: Any = ner_pb2_grpc.NerServiceStub(stack.enter_context(grpc.insecure_channel(where, options)))
+            try:
+                return bool(stub.ListDomains(ner_pb2.ListDomainsRequest(), timeout=20).domains)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                return False
+
+        assert [connected() for _ in range(3)] == [True, True, False]
+    with serving(told) as where:
+        host, _, port = where.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as silent:
+            while silent.recv(4096):  # the server's greeting, then its end
+                pass
 
 
 def test_spans_continue_the_callers_trace_and_name_what_the_log_does(
