@@ -63,14 +63,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = classifier(args.encoder, args.bundle, Path(scratch) / "model")
         variants = inside(args.bundle, model)
-        found = {"same answers": same_answers(args.bundle, model, texts)}
-        found["in process, one text"] = one_text(variants, texts, args.rounds, args.calls)
-        found["served, 16 callers"] = served(args, model, texts)
-        found["sizes, MB"] = {
-            "bundle": round(bundle.size(args.bundle) / 1e6, 1),
-            "transformers": round((model / "model.safetensors").stat().st_size / 1e6, 1),
-        }
-    (args.out / "compare.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        sizes = {"bundle": bundle.size(args.bundle), "transformers": (model / "model.safetensors").stat().st_size}
+        found: dict[str, Any] = {"sizes, MB": {name: round(size / 1e6, 1) for name, size in sizes.items()}}
+        for name, measure in (
+            ("same answers", partial(same_answers, args.bundle, model, texts)),
+            ("in process, one text", partial(one_text, variants, texts, args.rounds, args.calls)),
+            ("served, 16 callers", partial(served, args, model, texts)),
+        ):
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            found[name] = measure()
+            (args.out / "compare.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     (args.out / "compare.md").write_text(markdown(found), encoding="utf-8")
     print(markdown(found))
 
