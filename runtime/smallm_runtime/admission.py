@@ -10,6 +10,7 @@ from smallm_runtime.pace import Pace
 from smallm_runtime.waiting import Flight, Waiting
 
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.05, 30.0
+SAFE_SHARE = 0.75  # of a caller's time: estimates err, the machine is shared, and the answer has to travel
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ def refusal(
         return None
     alone = pace.seconds(flight.tokens)
     needed = _running_s(running, pace, limits) + _needed_s(flight, waiting, pace, limits)
-    if max(alone, needed) <= timeout_s:
+    if alone <= timeout_s and needed <= max(SAFE_SHARE * timeout_s, alone):
         return None
     if alone > timeout_s:
         return DeadlineError(f"takes about {alone:.2f} s at any load, {timeout_s:.2f} s are left")
     message = f"takes about {needed:.2f} s at the present load, {timeout_s:.2f} s are left"
-    return OverloadedError(message, _bounded(needed - timeout_s))
+    return OverloadedError(message, _bounded(needed - SAFE_SHARE * timeout_s))
 
 
 def _full(flight: Flight, waiting: Waiting, limits: Limits) -> bool:

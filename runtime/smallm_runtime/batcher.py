@@ -216,12 +216,12 @@ class Batcher:
             self._step([flight.work for flight in one.flights])
         except BaseException as error:  # noqa: B036 - whatever it is, those who wait must hear of it
             failure = error
-        took = time.monotonic() - one.begin
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._end, one, stalled, took, failure)
+            self._loop.call_soon_threadsafe(self._end, one, stalled, failure)
 
-    def _end(self, one: _Round, stalled: asyncio.TimerHandle, took: float, failure: BaseException | None) -> None:
+    def _end(self, one: _Round, stalled: asyncio.TimerHandle, failure: BaseException | None) -> None:
         """Back on the loop: tell who waits, start the next round."""
+        took = time.monotonic() - one.begin  # with the loop's lag: under load the next round begins no sooner
         stalled.cancel()
         self._rounds.discard(one)
         if self._failure is not None:
