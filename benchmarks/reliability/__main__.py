@@ -7,7 +7,7 @@
 
 The bundles are two exports of the sample domain, examples/work_orders. Every answer is
 computed again afterwards and compared. The exit status is 0 if nothing was lost, wrong or unexplained. `chaos`
-mounts a small tmpfs, for which it needs root, and shifts the clock if libfaketime is there.
+mounts a small tmpfs, for which it needs root; `--only clock` shifts the clock, for which it needs libfaketime.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
     one.add_argument("bundles", type=Path, nargs=2)
     one.add_argument("--seconds", type=float, default=6.0, help="a fault lasts")
     one.add_argument("--share", type=float, default=0.7, help="of capacity")
-    one.add_argument("--only", default="", help="faults with this in their name")
+    one.add_argument("--only", default="", help="faults with this in their name; clock: those")
     one = kinds.add_parser("drain")
     one.add_argument("bundles", type=Path, nargs=2)
     one.add_argument("--reloads", type=int, default=50)
