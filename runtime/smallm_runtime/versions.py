@@ -79,9 +79,7 @@ class Versions:
         gone = [version for version in self.serving if version not in kept]
         self._current, self._beside = current, beside
         for version in gone:
-            task = asyncio.create_task(_retire(version))
-            self._retired[version] = task
-            task.add_done_callback(lambda _, version=version: self._retired.pop(version, None))  # type: ignore[misc]
+            self._retired[version] = asyncio.create_task(self._retire(version))
 
     async def close(self) -> None:
         """Finish what is queued, then close every version. For when no more requests come."""
@@ -89,6 +87,14 @@ class Versions:
         self._current, self._beside = None, []
         retired = list(self._retired.values())
         await asyncio.gather(*(version.batcher.close() for version in versions), *retired)
+
+    async def _retire(self, version: Version) -> None:
+        while version.users:
+            version.unused.clear()
+            await version.unused.wait()
+        await version.batcher.close()
+        del self._retired[version]
+        del version.batcher  # which knows its version: the sessions' memory must not wait for the garbage collector
 
     def _find(self, name: str) -> Version:
         if self._current is None:
@@ -105,10 +111,3 @@ def asked_version(context: Any) -> str:
     """The version that a call's metadata names; '' for none."""
     metadata: Mapping[str, str | bytes] = dict(context.invocation_metadata() or ())
     return str(metadata.get(VERSION_KEY, ""))
-
-
-async def _retire(version: Version) -> None:
-    while version.users:
-        version.unused.clear()
-        await version.unused.wait()
-    await version.batcher.close()
