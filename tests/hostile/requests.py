@@ -252,7 +252,7 @@ def _others(kind: str, source: random.Random) -> Hostile:
         f"{KSERVE}/ModelReady", f"{KSERVE}/ModelMetadata",
     ])  # fmt: skip
     content = mutated(b"\x0a\x0bwork_orders\x12\x03abc\x2a\x10\x0a\x04text\x12\x05BYTES\x1a\x01\x01", source)
-    health = {("NOT_FOUND", "")} if "Health" in method else set()  # grpc's own servicer
+    health = {("NOT_FOUND", "UNKNOWN_SERVICE")} if "Health" in method else set()
     return Hostile(kind, method, (content,), ANY_CONTENT | health | {NO_METHOD})
 
 
