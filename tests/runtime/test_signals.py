@@ -81,8 +81,10 @@ def test_a_hangup_reloads_and_a_termination_ends_under_load_without_a_lost_reque
         assert set(clients.answers[-CLIENTS:]) == {fingerprint(second)} and not clients.refusals
         process.send_signal(signal.SIGTERM)
         await clients.close()
-        # Each client was answered until it was refused before anything was begun for it, and only then.
-        assert {error.code() for error in clients.refusals} == {grpc.StatusCode.UNAVAILABLE}
+        # Each client was answered until it was refused before anything was begun for it, and only then. grpc itself
+        # cancels what comes in while it closes and no handler has seen yet: docs/reliability.md, what falls short.
+        refused = {error.code() for error in clients.refusals}
+        assert refused <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert len(clients.refusals) == CLIENTS
 
     asyncio.run(asyncio.wait_for(go(), 60))
