@@ -26,6 +26,7 @@ from report import markdown, plot
 from served import Served, smallm_serve
 from smallm_runtime.engine import Engine, Item
 from smallm_runtime.sessions import available_cpus, open_session
+from smallm_runtime.variants import choose
 
 from smallm import bundle
 from smallm.client import Client
@@ -86,7 +87,7 @@ class Bench:
         return {
             "bundle": self.bundle.name,
             "bundle_mb": round(bundle.size(self.bundle) / 1e6, 1),
-            "variant": bundle.read(self.bundle, verify=False).quantization,
+            "variant": choose(bundle.read(self.bundle, verify=False), "cpu"),
             "cpus": available_cpus(),
             "texts": len(lengths),
             "characters_p50": median(lengths),
@@ -105,7 +106,8 @@ class Bench:
 def session(bench: Bench) -> dict[str, Any]:
     """The encoder alone: one text at a time, and all of them sorted by length in calls without much padding."""
     tokenizer = TextTokenizer.load(bench.bundle)
-    encoder = open_session(bench.bundle / bundle.ENCODER, available_cpus())
+    chosen = choose(bundle.read(bench.bundle, verify=False), "cpu")
+    encoder = open_session(bench.bundle / bundle.encoder_file(chosen), available_cpus())
     parts = [tokenizer.encode(text).ids[:510] for text in bench.texts]
     took = []
     end = time.perf_counter() + bench.seconds

@@ -1,10 +1,10 @@
 """The bundle: what `export-onnx` writes and the server needs, and nothing else.
 
-manifest.json            versions, encoder, domains (labels, CRF, choice), parity, sha256 of every file
+manifest.json            versions, encoder, variants and domains with their figures, canaries, sha256 of every file
 manifest.sig             signatures of the manifest, if `smallm bundle sign` made any
 tokenizer.json
-encoder.onnx             one for all domains
-heads/DOMAIN/head.onnx
+encoder.VARIANT.onnx     one for all domains
+heads/DOMAIN/head.PRECISION.onnx
 heads/DOMAIN/prompt.json  what the LLM is told (absent if trained without LLM answers)
 """
 
@@ -26,17 +26,22 @@ from smallm.errors import ArtifactError, LabelError, UnknownDomainError
 from smallm.fusion import Decoder, Temperatures, Way
 from smallm.labels import LabelSet
 
-FORMAT = 3  # 3: head graphs decode
+FORMAT = 4  # 3: head graphs decode; 4: variants, canaries
 _HINT = "`smallm export-onnx` writes one from the model folder"
 MANIFEST, SIGNATURES = sealing.MANIFEST, sealing.SIGNATURES
-ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
+VARIANTS = ("fp32", "int8", "fp16")
 DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # also a folder's name inside the bundle
 
 
-def head_file(domain: str) -> str:
+def encoder_file(variant: str) -> str:
+    """Path of a variant's encoder graph inside the bundle."""
+    return f"encoder.{variant}.onnx"
+
+
+def head_file(domain: str, precision: str) -> str:
     """Path of a domain's head graph inside the bundle."""
-    return f"heads/{domain}/head.onnx"
+    return f"heads/{domain}/head.{precision}.onnx"
 
 
 def prompt_file(domain: str) -> str:
@@ -49,7 +54,11 @@ _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of wha
 
 @dataclass(frozen=True)
 class Domain:
-    """One head: its entity types, CRF transitions (N rows of N), how it answers, temperatures, figures for people."""
+    """One head: its entity types, CRF transitions (N rows of N), how it answers, temperatures, figures for people.
+
+    `parity` is PyTorch against the fp32 graphs, `gates` fp32 against each variant, by its name. `canaries` are
+    neutral texts with the answer of each variant, as `smallm_runtime.canaries` reads them.
+    """
 
     __pydantic_config__ = _CONFIG
     types: list[str]
@@ -58,6 +67,8 @@ class Domain:
     temperatures: dict[str, float]
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+    canaries: list[dict[str, Any]] = field(default_factory=list)
 
     def decoder(self) -> Decoder:
         """The domain's CRF."""
@@ -86,17 +97,37 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The graphs in one precision: fp32, int8 or fp16.
+
+    `head` is the precision of the heads that belong to it; `cpu` are the features that an x86 processor needs for
+    its results to be right; `made` says how it was made; `gated` is false if `--no-gate` let it through.
+    """
+
+    __pydantic_config__ = _CONFIG
+    head: str
+    bytes: int
+    cpu: list[str]
+    made: dict[str, Any]
+    gated: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`manifest.json`. `tools` are the versions of what made the bundle; `files` is filled in by `seal`."""
 
     __pydantic_config__ = _CONFIG
-    quantization: str
+    variants: dict[str, Variant]
     encoder: EncoderInfo
     domains: dict[str, Domain]
     tools: dict[str, str]
     format: int = FORMAT
     smallm: str = __version__
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def graphs(self, domain: str, variant: str) -> tuple[str, str]:
+        """Paths of the encoder and the head of a domain in a variant."""
+        return encoder_file(variant), head_file(domain, self.variants[variant].head)
 
     def domain(self, name: str) -> tuple[str, Domain]:
         """A domain by name; '' means the only one. Raises UnknownDomainError."""
@@ -133,6 +164,9 @@ def read(folder: Path, *, verify: bool = True, trusted: Sequence[Path] = ()) -> 
     atomic.parse_versioned(raw, folder / MANIFEST, FORMAT, _HINT)
     try:
         manifest = _MANIFEST.validate_json(raw)
+        variants = manifest.variants
+        if not variants or any(name not in VARIANTS or one.head not in VARIANTS for name, one in variants.items()):
+            raise ValueError(f"variants {', '.join(variants) or 'missing'}; known are {', '.join(VARIANTS)}")
         for name, domain in manifest.domains.items():
             if not DOMAIN_NAME.fullmatch(name):
                 raise ValueError(f"'{name}' is no domain name")
@@ -154,7 +188,8 @@ def size(folder: Path) -> int:
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    needed = [ENCODER, TOKENIZER, *(head_file(name) for name in manifest.domains)]
+    pairs = [manifest.graphs(domain, variant) for domain in manifest.domains for variant in manifest.variants]
+    needed = dict.fromkeys([TOKENIZER, *(file for pair in pairs for file in pair)])
     unlisted = [name for name in needed if name not in manifest.files]
     if unlisted:
         raise ArtifactError(f"{folder / MANIFEST}: does not list {', '.join(unlisted)}; export the bundle again")

@@ -55,7 +55,7 @@ def bundle_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     from smallm.cli import main
 
     out = tmp_path_factory.mktemp("bundle") / "work_orders"
-    assert main(["export-onnx", str(model_folder), "--out", str(out), "--max-f1-drop", "1"]) == 0
+    assert main(["export-onnx", str(model_folder), "--out", str(out), "--no-gate"]) == 0
     return out
 
 

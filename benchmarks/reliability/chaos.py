@@ -98,7 +98,7 @@ async def _reloads(bench: Bench, seconds: float) -> str:
 async def _bad_bundle(bench: Bench, seconds: float) -> str:
     bad = bench.folder / "bad"
     shutil.copytree(bench.bundles[0], bad)
-    with (bad / "encoder.onnx").open("r+b") as file:
+    with (bad / "encoder.int8.onnx").open("r+b") as file:
         file.truncate(file.seek(0, os.SEEK_END) // 2)
     switch(bench.link, bad)
     result = await bench.reload()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,121 +12,118 @@ from typing import Any
 from rich.console import Console
 
 from smallm import atomic, bundle, model_folder
-from smallm.bundle import Domain, EncoderInfo, Manifest
+from smallm.bundle import VARIANTS, EncoderInfo, Manifest, Variant
 from smallm.encoder import resolve
 from smallm.errors import ArtifactError
-from smallm.model_folder import Model, Reference
+from smallm.model_folder import Model
 from smallm.tokenization import TextTokenizer
 from smallm_export.encoder_graph import export_encoder
-from smallm_export.graph import QUANTIZED
-from smallm_export.head_graph import export_head
-from smallm_export.parity import Graphs, head_inputs, measure
-from smallm_export.quantize import quantize
+from smallm_export.gate import FLIPS, Figures
+from smallm_export.report import print_domain, print_gates
+from smallm_export.search import smallest
+from smallm_export.texts import by_domain, calibration
+from smallm_export.variants import Encoders
+from smallm_export.work import Work
 
 TOOLS = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "torch", "transformers")
-MAX_DIFFERENCE = 0.05  # fp32 against PyTorch, in emissions; the cached features alone are rounded to fp16
+Written = tuple[dict[str, Any], dict[str, Figures]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL_DIR", help="model folders that share an encoder")
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
-    parser.add_argument("--quantize", choices=("none", "int8"), default="int8")
-    parser.add_argument("--encoder", default="", help="where the encoder lies now, if it was moved")
     parser.add_argument(
-        "--max-f1-drop", type=float, default=0.02, help="refuse a bundle that loses more dev F1 (default 0.02)"
+        "--variants", type=_variants, default=["int8"], metavar=",".join(VARIANTS), help="precisions (default int8)"
+    )
+    parser.add_argument("--encoder", default="", help="where the encoder lies now, if it was moved")
+    add_gate_arguments(parser)
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="MatMuls of the encoder that int8 leaves alone, by name",
+    )
+    parser.add_argument("--search-exclude", action="store_true", help="find a small set to exclude if int8 fails")
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the gates are told."""
+    parser.add_argument(
+        "--dev",
+        action="append",
+        default=[],
+        metavar="[DOMAIN=]FILE",
+        help="annotated texts for the gates (default: the texts in the model folder, for the tags that differ only)",
+    )
+    parser.add_argument(
+        "--answers", action="append", default=[], metavar="[DOMAIN=]FILE", help="recorded LLM answers to them"
+    )
+    parser.add_argument("--no-gate", action="store_true", help="write what fails as well; the manifest will say so")
+    parser.add_argument(
+        "--target-cpu",
+        choices=("any", "vnni"),
+        default="any",
+        help="vnni: int8 weights of 8 bits, for CPUs with VNNI instructions only; any: of 7 (default)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     models = [model_folder.read(path) for path in args.models]
-    _check_together(args.models, models)
-    encoder = resolve(args.encoder or models[0].encoder_name)
-    if encoder.fingerprint != models[0].encoder_fingerprint:
-        raise ArtifactError(
-            f"{encoder.folder} is not the encoder that {args.models[0]} was trained with; see --encoder"
-        )
+    check_together(args.models, models)
+    first = models[0]
     tokenizer = TextTokenizer.load(args.models[0])
     console = Console()
     with atomic.new_directory(args.out) as folder, atomic.scratch() as scratch:
-        with console.status("exporting the encoder through optimum"):
-            export_encoder(encoder.folder, models[0].head.layers, scratch / "encoder.onnx")
-        work = _Work(scratch, folder, tokenizer, args.quantize == "int8")
-        with console.status(f"writing {args.quantize} graphs and measuring parity"):
-            work.write_encoder([reference for model in models for reference in calibration(model)])
-            domains = {model.domain: work.write_domain(model) for model in models}
-        for name, domain in domains.items():
-            _gate(name, domain.parity, args.max_f1_drop)
+        work = start(models, tokenizer, scratch, folder, args, console)
+        variants = {}
+        for name in args.variants:
+            with console.status(f"making {name} graphs and measuring them"):
+                variants[name] = _gated(name, work, models, args, console)
         shutil.copy2(args.models[0] / "tokenizer.json", folder / bundle.TOKENIZER)
-        first = models[0]
-        info = EncoderInfo(first.encoder_name, encoder.fingerprint, first.window, first.head.layers, first.head.hidden)
-        bundle.seal(folder, Manifest(args.quantize, info, domains, {tool: version(tool) for tool in TOOLS}))
-    print(f"wrote {args.out}: {bundle.size(args.out) / 1e6:.1f} MB, {args.quantize}")
-    for name, domain in domains.items():
-        _print(name, domain.parity)
+        layers, hidden = first.head.layers, first.head.hidden
+        info = EncoderInfo(first.encoder_name, first.encoder_fingerprint, first.window, layers, hidden)
+        bundle.seal(folder, Manifest(variants, info, work.domains, {tool: version(tool) for tool in TOOLS}))
+    sizes = ", ".join(f"{name} {one.bytes / 1e6:.1f} MB" for name, one in variants.items())
+    print(f"wrote {args.out}: {sizes}; {bundle.size(args.out) / 1e6:.1f} MB in all")
+    for name, domain in work.domains.items():
+        print_domain(name, domain)
     return 0
 
 
-def calibration(model: Model) -> list[Reference]:
-    """The training texts a model carries for calibration (its dev texts if it has none that fit)."""
-    return model.train_references or model.dev_references
+def start(
+    models: Sequence[Model],
+    tokenizer: TextTokenizer,
+    scratch: Path,
+    folder: Path,
+    args: argparse.Namespace,
+    console: Console,
+) -> Work:
+    """The fp32 graphs of `models` in `scratch`, compared with PyTorch. Raises ArtifactError, DataError."""
+    encoder = resolve(args.encoder or models[0].encoder_name)
+    if encoder.fingerprint != models[0].encoder_fingerprint:
+        raise ArtifactError(f"{encoder.folder} is not the encoder that the model was trained with; see --encoder")
+    dev = by_domain(models, tokenizer, args.dev, args.answers)
+    plain = scratch / "encoder.onnx"
+    with console.status("exporting the encoder through optimum, and the heads"):
+        export_encoder(encoder.folder, models[0].head.layers, plain)
+        feeds = [tokenizer.encoder_inputs([one.ids.tolist()]) for model in models for one in calibration(model)]
+        encoders = Encoders(plain, encoder.folder / "config.json", feeds, args.target_cpu == "any")
+        work = Work(scratch, folder, tokenizer, encoders, dev)
+        for model in models:
+            work.write_domain(model)
+    return work
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Where graphs are made: fp32 in `scratch`, what ships in `folder`."""
-
-    scratch: Path
-    folder: Path
-    tokenizer: TextTokenizer
-    int8: bool
-
-    def write_encoder(self, references: Sequence[Reference]) -> None:
-        exact, final = self.scratch / "encoder.onnx", self.folder / bundle.ENCODER
-        if self.int8:
-            quantize(
-                exact, final, (self.tokenizer.encoder_inputs([reference.ids.tolist()]) for reference in references)
-            )
-        else:
-            shutil.copy2(exact, final)
-
-    def write_domain(self, model: Model) -> Domain:
-        exact, final = self.scratch / f"{model.domain}.onnx", self.folder / bundle.head_file(model.domain)
-        final.parent.mkdir(parents=True)
-        export_head(model, exact)
-        exact_graphs = Graphs.load(self.scratch / "encoder.onnx", exact, self.tokenizer)
-        if self.int8:
-            quantize(exact, final, self._head_feeds(model, exact_graphs), QUANTIZED)
-        else:
-            shutil.copy2(exact, final)
-        if model.prompt is not None:
-            atomic.write_json(self.folder / bundle.prompt_file(model.domain), model.prompt.to_json())
-        domain = Domain(
-            list(model.labels.types),
-            model.weights["transitions"].mean(0).tolist(),
-            str(model.way),
-            asdict(model.temperatures),
-            model.training,
-        )
-        texts = model.dev_references or model.train_references
-        final_graphs = Graphs.load(self.folder / bundle.ENCODER, final, self.tokenizer)
-        domain.parity.update(measure(exact_graphs, final_graphs, texts, domain.decoder()))
-        return domain
-
-    def _head_feeds(self, model: Model, graphs: Graphs) -> list[dict[str, Any]]:
-        """With the votes and without, as it will be served."""
-        feeds: list[dict[str, Any]] = []
-        for reference in calibration(model):
-            features = graphs.features([reference])[0]
-            feeds += [head_inputs(features, votes) for votes in (reference.votes, 0 * reference.votes)]
-        return feeds
-
-
-def _check_together(paths: Sequence[Path], models: Sequence[Model]) -> None:
+def check_together(paths: Sequence[Path], models: Sequence[Model]) -> None:
+    """Raise ArtifactError unless the models share an encoder, its layers, and no domain's name."""
     for path, model in zip(paths, models, strict=True):
         if model.encoder_fingerprint != models[0].encoder_fingerprint:
             raise ArtifactError(f"{path}: another encoder than {paths[0]}; a bundle has one encoder")
+        if model.head.layers != models[0].head.layers:
+            raise ArtifactError(f"{path}: reads other layers of the encoder than {paths[0]}; train it again")
         if not model.dev_references and not model.train_references:
             raise ArtifactError(f"{path}: no reference texts to measure parity on; train it again")
     names = [model.domain for model in models]
@@ -135,23 +131,48 @@ def _check_together(paths: Sequence[Path], models: Sequence[Model]) -> None:
         raise ArtifactError(f"two models name the same domain: {', '.join(names)}; train one again with --domain")
 
 
-def _gate(name: str, parity: dict[str, Any], max_f1_drop: float) -> None:
-    if parity["max_difference"] > MAX_DIFFERENCE:
-        raise ArtifactError(
-            f"domain '{name}': the ONNX graphs differ from PyTorch by {parity['max_difference']} in emissions"
-        )
-    drop = parity["f1"]["pytorch"] - parity["f1"]["final"]
-    if drop > max_f1_drop:
-        raise ArtifactError(
-            f"domain '{name}': export loses {drop:.3f} of dev F1, more than {max_f1_drop}; "
-            "use --quantize none, or accept it with --max-f1-drop"
-        )
+def admit(name: str, work: Work, written: Written, no_gate: bool, hint: str) -> Variant:
+    """Enter a variant's figures into its domains. Raises ArtifactError if it fails and must not."""
+    made, figures = written
+    failures = failing(figures)
+    if failures and not no_gate:
+        raise ArtifactError(f"{name}: " + "; ".join(failures) + hint)
+    for domain, one in figures.items():
+        work.domains[domain].gates[name] = one.to_json()
+    return work.variant(name, made, not failures)
 
 
-def _print(name: str, parity: dict[str, Any]) -> None:
-    f1 = ", ".join(f"{kind} {100 * value:.1f}" for kind, value in parity["f1"].items())
-    agreement = f"{100 * parity['tag_agreement']:.2f} % of tags as in PyTorch"
-    print(
-        f"{name}: on {parity['texts']} reference texts, F1 {f1}; {agreement}; "
-        f"{parity['batch_flips']} tags change in a shared batch; fp32 graphs within {parity['max_difference']:.4f}"
-    )
+def failing(figures: dict[str, Figures]) -> list[str]:
+    """What is out of bounds, by domain."""
+    return [f"domain '{domain}': {failure}" for domain, one in figures.items() for failure in one.failures()]
+
+
+def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namespace, console: Console) -> Variant:
+    excluded = work.encoders.excluded(args.exclude) if name == "int8" else []
+    written = work.write_variant(name, models, excluded)
+    print_gates(console, name, written[1])
+    hint = ""
+    if name == "int8" and failing(written[1]):
+        ranked = [node for node in work.encoders.disturbance if node not in excluded]
+        if args.search_exclude:
+
+            def attempt(nodes: Sequence[str]) -> Written:
+                return work.write_variant(name, models, [*excluded, *nodes])
+
+            found, written = smallest(ranked, attempt, lambda one: not failing(one[1]))
+            console.print(f"int8 leaves {len(found)} MatMuls alone: --exclude {' '.join(found)}", soft_wrap=True)
+            print_gates(console, name, written[1])
+        worst = " ".join(ranked[:2])
+        hint = (
+            f". int8 disturbs these most: --exclude {worst}; --search-exclude finds a set that passes "
+            f"({100 * FLIPS} % of tags); --variants fp32 loses nothing; --no-gate accepts it"
+        )
+    return admit(name, work, written, args.no_gate, hint)
+
+
+def _variants(value: str) -> list[str]:
+    names = list(dict.fromkeys(value.split(",")))
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(f"'{', '.join(unknown)}' is none of {', '.join(VARIANTS)}")
+    return names

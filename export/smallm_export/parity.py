@@ -1,32 +1,39 @@
-"""What export changed: ONNX against PyTorch, and the final graphs against the fp32 ones, on reference texts."""
+"""An encoder and a head under ONNX Runtime, and how far the fp32 ones are from PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from smallm.crf import Array
 from smallm.fusion import Decoder
-from smallm.labels import TagSpan
+from smallm.labels import LabelSet, TagSpan
 from smallm.model_folder import Reference
 from smallm.tokenization import TextTokenizer
 
-BATCH = 8
+Tags = NDArray[np.int64]
 
 
-def head_inputs(features: Array, votes: Array) -> dict[str, Any]:
-    """The inputs of a head graph for one text: features (n, layers, hidden) and votes (n, N)."""
-    return {"features": features[None], "votes": votes[None], "lengths": np.array([len(votes)], dtype=np.int64)}
+class Text(Protocol):
+    """What is measured on: token ids (n,), votes (n, N) and gold tags (n,) of a text that fits one window."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]: ...  # noqa: D102
+    @property
+    def votes(self) -> Array: ...  # noqa: D102
+    @property
+    def tags(self) -> Tags: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """An encoder and a head under ONNX Runtime."""
+    """An encoder and a head."""
 
     encoder: onnxruntime.InferenceSession
     head: onnxruntime.InferenceSession
@@ -35,62 +42,54 @@ class Graphs:
     @classmethod
     def load(cls, encoder: Path, head: Path, tokenizer: TextTokenizer) -> Graphs:
         """Open both graphs on the CPU."""
-        options = {"providers": ["CPUExecutionProvider"]}
-        return cls(
-            onnxruntime.InferenceSession(encoder, **options), onnxruntime.InferenceSession(head, **options), tokenizer
+        first, second = (
+            onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"]) for one in (encoder, head)
         )
+        return cls(first, second, tokenizer)
 
-    def features(self, texts: Sequence[Reference]) -> list[Array]:
-        """Features (n, layers, hidden) of each text, encoded in one padded batch."""
+    def tags(self, batches: Sequence[Sequence[Text]]) -> list[tuple[Tags, Tags]]:
+        """Tags of each text with its votes and without, in the order of the batches."""
+        found = []
+        for texts in batches:
+            tags, local = self.run(texts, ["tags", "local_tags"])
+            found += [(tags[row, : len(text.ids)], local[row, : len(text.ids)]) for row, text in enumerate(texts)]
+        return found
+
+    def run(self, texts: Sequence[Text], outputs: Sequence[str]) -> list[Any]:
+        """The head's `outputs` for texts in one padded batch."""
+        return list(self.head.run(list(outputs), self.head_feed(texts)))
+
+    def head_feed(self, texts: Sequence[Text]) -> dict[str, NDArray[Any]]:
+        """The inputs of the head for texts in one padded batch."""
         stacked = self.encoder.run(None, self.tokenizer.encoder_inputs([text.ids.tolist() for text in texts]))[0]
-        return [stacked[row, 1 : len(text.ids) + 1] for row, text in enumerate(texts)]
+        lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
+        votes = np.zeros((len(texts), max(1, int(lengths.max())), texts[0].votes.shape[1]), dtype=np.float32)
+        for row, text in enumerate(texts):
+            votes[row, : lengths[row]] = text.votes
+        return {"features": stacked[:, 1 : votes.shape[1] + 1], "votes": votes, "lengths": lengths}
 
-    def emissions(self, features: Array, votes: Array) -> Array:
-        """Fused scores (n, N) of one text."""
-        scores: Array = self.head.run(["emissions"], head_inputs(features, votes))[0][0]
-        return scores
 
+def against_torch(exact: Graphs, texts: Sequence[Reference], decoder: Decoder) -> dict[str, Any]:
+    """Figures for the manifest: fp32 graphs against what PyTorch said of the reference texts.
 
-def measure(exact: Graphs, final: Graphs, texts: Sequence[Reference], decoder: Decoder) -> dict[str, Any]:
-    """Figures for the manifest; `exact` are the fp32 graphs, `final` those in the bundle.
-
-    max_difference: largest |emission| difference of the fp32 graphs from PyTorch;
-    tag_agreement: share of tokens whose final tag equals PyTorch's; f1: spans against gold by
-    PyTorch, fp32 and final; batch_flips: tags that change when a text shares a padded batch.
+    max_difference: largest |emission| difference; tag_agreement: share of tokens whose tag is the same.
     """
-    torch_tags = [decoder.tags(text.emissions) for text in texts]
-    exact_scores = [exact.emissions(exact.features([text])[0], text.votes) for text in texts]
-    alone = [decoder.tags(final.emissions(final.features([text])[0], text.votes)) for text in texts]
-    chunks = [texts[first : first + BATCH] for first in range(0, len(texts), BATCH)]
-    together = [
-        decoder.tags(final.emissions(features, text.votes))
-        for chunk in chunks
-        for features, text in zip(final.features(chunk), chunk, strict=True)
+    scores = [exact.run([text], ["emissions"])[0][0] for text in texts]
+    differences = [float(np.abs(found - text.emissions).max()) for found, text in zip(scores, texts, strict=True)]
+    same = [
+        int((np.array(decoder.tags(found)) == np.array(decoder.tags(text.emissions))).sum())
+        for found, text in zip(scores, texts, strict=True)
     ]
-    tokens = sum(len(tags) for tags in torch_tags)
-    differences = [np.abs(scores - text.emissions).max() for scores, text in zip(exact_scores, texts, strict=True)]
-    return {
-        "texts": len(texts),
-        "tokens": tokens,
-        "max_difference": round(float(max(differences)), 6),
-        "tag_agreement": round(1 - _differing(torch_tags, alone) / tokens, 6),
-        "batch_flips": _differing(alone, together),
-        "f1": {
-            "pytorch": _f1(texts, torch_tags, decoder),
-            "fp32": _f1(texts, [decoder.tags(scores) for scores in exact_scores], decoder),
-            "final": _f1(texts, alone, decoder),
-        },
-    }
+    tokens = sum(len(text.ids) for text in texts)
+    agreement = round(sum(same) / tokens, 6)
+    return {"texts": len(texts), "max_difference": round(max(differences), 6), "tag_agreement": agreement}
 
 
-def _differing(one: list[list[int]], other: list[list[int]]) -> int:
-    return sum(a != b for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True))
-
-
-def _f1(texts: Sequence[Reference], guessed: list[list[int]], decoder: Decoder) -> float:
+def f1(texts: Sequence[Text], guessed: Sequence[Tags], labels: LabelSet) -> float:
+    """Strict micro F1 of entities."""
     correct = total = 0
     for text, tags in zip(texts, guessed, strict=True):
-        gold: set[TagSpan] = set(decoder.labels.decode(text.tags.tolist()))
-        found = set(decoder.labels.decode(tags))
+        gold: set[TagSpan] = set(labels.decode([int(tag) for tag in text.tags]))
+        found = set(labels.decode([int(tag) for tag in tags]))
         correct, total = correct + len(gold & found), total + len(gold) + len(found)
-    return round(2 * correct / total, 6) if total else 0.0
+    return 2 * correct / total if total else 0.0

@@ -18,6 +18,7 @@ from smallm_runtime.heads import Encoded, Head, Recognized, recognize_all
 from smallm_runtime.profile import Profile
 from smallm_runtime.sessions import open_session
 from smallm_runtime.stretches import Stretch, Stretches
+from smallm_runtime.variants import choose
 
 LONG_TEXT = 4096  # code points from which a text's tokens are packed
 
@@ -44,19 +45,32 @@ class Work:
 class Engine:
     """Encoder, heads and tokenizer of one bundle. Thread-safe."""
 
-    def __init__(self, folder: Path, manifest: Manifest, device: str, profile: Profile) -> None:
-        self.manifest, self.profile = manifest, profile
+    def __init__(self, folder: Path, manifest: Manifest, variant: str, device: str, profile: Profile) -> None:
+        self.manifest, self.variant, self.profile = manifest, variant, profile
         self._tokenizer = TextTokenizer.load(folder)
-        self._encoder = open_session(folder / bundle.ENCODER, profile.threads, device, profile.spinning, profile.arena)
-        self._heads = {name: Head.load(folder, name, domain) for name, domain in manifest.domains.items()}
+        encoder = folder / bundle.encoder_file(variant)
+        self._encoder = open_session(encoder, profile.threads, device, profile.spinning, profile.arena)
+        self._heads = {
+            name: Head.load(folder, name, domain, manifest.graphs(name, variant)[1])
+            for name, domain in manifest.domains.items()
+        }
 
     @classmethod
     def load(
-        cls, folder: Path, threads: int | None = None, device: str = "cpu", profile: Profile | None = None
+        cls,
+        folder: Path,
+        threads: int | None = None,
+        device: str = "cpu",
+        profile: Profile | None = None,
+        variant: str = "",
     ) -> Engine:
-        """Verify and load the bundle in `folder`. `threads` overrides the profile's. Raises ArtifactError."""
-        chosen = profile or Profile()
-        return cls(folder, bundle.read(folder), device, replace(chosen, threads=threads) if threads else chosen)
+        """Verify and load the bundle in `folder`. Raises ArtifactError.
+
+        `threads` overrides the profile's; `variant` '' takes what suits the device (see `variants.choose`).
+        """
+        chosen, manifest = profile or Profile(), bundle.read(folder)
+        profile = replace(chosen, threads=threads) if threads else chosen
+        return cls(folder, manifest, choose(manifest, device, variant), device, profile)
 
     @property
     def domains(self) -> list[str]:

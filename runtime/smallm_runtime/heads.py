@@ -54,10 +54,10 @@ class Head:
     prompt: Prompt | None
 
     @classmethod
-    def load(cls, folder: Path, name: str, domain: Domain) -> Head:
-        """The head of `domain` in the bundle in `folder`. Raises ArtifactError."""
+    def load(cls, folder: Path, name: str, domain: Domain, graph: str) -> Head:
+        """The head of `domain` in the bundle in `folder`, whose file is `graph`. Raises ArtifactError."""
         prompt = folder / bundle.prompt_file(name)
-        session = open_session(folder / bundle.head_file(name), 1)  # too small to share out
+        session = open_session(folder / graph, 1)  # too small to share out
         return cls(session, domain.decoder(), domain.answers_by, Prompt.load(prompt) if prompt.is_file() else None)
 
     def run(self, texts: Sequence[Encoded]) -> list[Recognized]:

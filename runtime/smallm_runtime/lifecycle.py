@@ -185,7 +185,7 @@ class Lifecycle:
                 return version
         told = self._settings
         engine = await asyncio.to_thread(
-            loading.load, folder, found, told.threads, told.device, told.trusted_keys, told.profile
+            loading.load, folder, found, told.threads, told.device, told.trusted_keys, told.profile, told.variant
         )
         version = Version(folder.name, found, engine)
         version.batcher = self._batcher(version)

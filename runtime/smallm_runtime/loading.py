@@ -27,6 +27,7 @@ def load(
     device: str,
     trusted: Sequence[Path] = (),
     profile: Path | None = None,
+    variant: str = "",
 ) -> Engine:
     """Load the bundle whose fingerprint is `expected`. Takes seconds, blocks. Raises LoadError.
 
@@ -39,7 +40,7 @@ def load(
     try:
         if trusted:
             _check_signature(folder, expected, trusted)
-        engine = Engine.load(folder, threads, device, profiles.read(folder, profile))
+        engine = Engine.load(folder, threads, device, profiles.read(folder, profile), variant)
     except ArtifactError as error:
         raise LoadError("BUNDLE_INVALID", str(error)) from None
     except Exception as error:  # too little memory, say

@@ -117,7 +117,7 @@ class _State(Collector):
         users = GaugeMetricFamily("smallm_bundle_requests", "Requests that use a bundle", labels=["sha256"])
         for version in (*serving, *draining):
             state = "draining" if version in draining else "current" if version is serving[0] else "beside"
-            info.add_metric([version.name, version.fingerprint[:12], version.engine.manifest.quantization, state], 1)
+            info.add_metric([version.name, version.fingerprint[:12], version.engine.variant, state], 1)
             users.add_metric([version.fingerprint[:12]], version.users)
         yield from (info, users)
         yield from _queues(serving)

@@ -150,9 +150,9 @@ def _llm_part(answer: Answer, confidence: float | None) -> ner_pb2.LlmPart:
 
 
 def _provenance(version: Version, domain: str) -> ner_pb2.Provenance:
-    manifest = version.engine.manifest
-    head = manifest.files[bundle.head_file(domain)]["sha256"]
-    return ner_pb2.Provenance(bundle_sha256=version.fingerprint, head_sha256=head, variant=manifest.quantization)
+    manifest, variant = version.engine.manifest, version.engine.variant
+    head = manifest.files[manifest.graphs(domain, variant)[1]]["sha256"]
+    return ner_pb2.Provenance(bundle_sha256=version.fingerprint, head_sha256=head, variant=variant)
 
 
 def _timings(begin: float, answered: float, outcome: Outcome) -> ner_pb2.Timings:

@@ -123,6 +123,8 @@ class Settings:
     """Threads of the encoder; by default the CPUs that the process may use."""
     device: str = "cpu"
     """cpu or cuda."""
+    variant: str = ""
+    """Which of the bundle's variants to run: fp32, int8 or fp16; by default int8 on a CPU and fp16 on CUDA."""
     profile: Path | None = None
     """What `smallm tune` measured; by default the file beside the bundle's folder, where there is one."""
     cache_mb: NonNegativeInt = 32

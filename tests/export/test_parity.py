@@ -50,11 +50,13 @@ def test_encoder(
 def test_the_manifest_states_what_was_measured(bundle_folder: Path, model_folder: Path) -> None:
     from smallm import bundle
 
-    (domain,) = bundle.read(bundle_folder).domains.values()
+    manifest = bundle.read(bundle_folder)
+    (domain,) = manifest.domains.values()
     assert domain.parity["texts"] == len(folders.read(model_folder).dev_references) > 40
-    assert domain.parity["max_difference"] < 0.01
-    assert domain.parity["tag_agreement"] > 0.98
-    assert domain.parity["batch_flips"] == 0
+    assert domain.parity["max_difference"] < 0.01 and domain.parity["tag_agreement"] > 0.99
+    gate = domain.gates["int8"]
+    assert gate["batch_flips"] == 0 and max(gate["flips"].values()) < 0.02 and gate["tokens"] > 1000
+    assert manifest.variants["int8"].bytes < 8e6 and manifest.variants["int8"].made["reduce_range"]
 
 
 def test_int8_alone_equals_int8_in_any_company(bundle_folder: Path, sample: SampleDomain) -> None:

@@ -131,7 +131,7 @@ def test_a_switched_link_is_followed_by_reload_and_the_answers_change(bundles: S
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda folder: altered(folder, "encoder.onnx"), "BUNDLE_INVALID"),
+        (lambda folder: altered(folder, "encoder.int8.onnx"), "BUNDLE_INVALID"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "BUNDLE_INVALID"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "BUNDLE_INVALID"),
         (lambda folder: (folder / "manifest.json").unlink(), "BUNDLE_INVALID"),

@@ -53,7 +53,7 @@ def test_an_answer_names_the_bundle_the_head_and_the_variant(stub: Any, bundle_f
     told = stub.Recognize(ner_pb2.RecognizeRequest(text=TEXT)).provenance
     manifest = (bundle_folder / "manifest.json").read_bytes()
     (domain,) = json.loads(manifest)["domains"]
-    head = (bundle_folder / f"heads/{domain}/head.onnx").read_bytes()
+    head = (bundle_folder / f"heads/{domain}/head.int8.onnx").read_bytes()
     assert told.bundle_sha256 == hashlib.sha256(manifest).hexdigest()
     assert told.head_sha256 == hashlib.sha256(head).hexdigest()
     assert told.variant == "int8"

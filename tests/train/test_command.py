@@ -56,7 +56,7 @@ def test_a_hugging_face_encoder_without_answers_trains_exports_and_evaluates(
     options = ["--encoder", str(tiny_encoder), "--shots", "20", "--domain", "d", *QUICK, *extra]
     assert main(["train", str(sample.folder), "--out", str(model), *options]) == 0
     assert folders.read(model).way is Way.LOCAL
-    assert main(["export-onnx", str(model), "--out", str(bundle), "--quantize", "none"]) == 0
+    assert main(["export-onnx", str(model), "--out", str(bundle), "--variants", "fp32"]) == 0
     capsys.readouterr()
     scores = []
     for artefact in (model, bundle):
@@ -158,7 +158,7 @@ def test_killed_at_any_moment_the_old_output_or_the_new_one_is_there(
             "9",
             *QUICK,
         ],
-        "export-onnx": ["export-onnx", str(model_folder), "--quantize", "none", "--max-f1-drop", "1"],
+        "export-onnx": ["export-onnx", str(model_folder), "--variants", "fp32"],
     }[what]
     command = [sys.executable, "-m", "smallm.cli", *arguments, "--out", str(out)]
     marker = "model.json" if what == "train" else "manifest.json"

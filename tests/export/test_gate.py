@@ -1,0 +1,141 @@
+"""The gates refuse what they should, say what to do, and the search finds what passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from smallm_export import gate as gates
+from smallm_export.embeddings import compress
+from smallm_export.gate import Figures
+from smallm_export.quantize import quantize
+from smallm_export.search import smallest
+from smallm_export.smooth import observe, smooth, weighted_names
+
+from smallm import bundle
+from smallm.cli import main
+from tests.conftest import SampleDomain
+
+GOOD = Figures(10, 1000, {"served": 0.001, "local": 0.004}, {"served": (0.9, 0.898)}, 0)
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (GOOD, ""),
+        (Figures(10, 1000, {"served": 0.0, "local": 0.006}, None, 0), "0.60 % of its local tags differ"),
+        (Figures(10, 1000, {"served": 0.0}, {"served": (0.9, 0.896)}, 0), "served F1 falls from 90.0 to 89.6"),
+        (Figures(10, 1000, {"served": 0.0}, None, 1), "1 tags depend on who shares the batch"),
+    ],
+)
+def test_each_bound(figures: Figures, said: str) -> None:
+    failures = figures.failures()
+    assert len(failures) == bool(said) and said in "".join(failures)
+
+
+@pytest.mark.parametrize("needed", range(1, 12))
+def test_the_search_finds_the_shortest_set_and_leaves_it_made(needed: int) -> None:
+    ranked, made = [str(number) for number in range(11)], []
+
+    def attempt(nodes: Sequence[str]) -> int:
+        made.append(len(nodes))
+        return len(nodes)
+
+    found, result = smallest(ranked, attempt, lambda size: size >= needed)
+    assert found == ranked[:needed] and result == needed == made[-1] and len(made) <= 9
+
+
+def test_the_search_ends_where_nothing_passes() -> None:
+    assert smallest(["a", "b", "c"], len, lambda size: False) == (["a", "b", "c"], 3)
+
+
+def run(path: Path, ids: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, {"ids": ids})[0]
+    return found
+
+
+def _graph(folder: Path, rng: np.random.Generator, loud: float) -> Path:
+    """ids -> table -> MatMul, with one input channel `loud` times the others and weights on it as much smaller."""
+    table, weight = (rng.normal(size=size).astype(np.float32) for size in ((600, 256), (256, 8)))
+    table[:, 3] *= loud
+    weight[3] /= loud
+    constants = {"table": table, "weight": weight}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["hidden"], name="lookup"),
+        helper.make_node("MatMul", ["hidden", "weight"], ["out"], name="product"),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", "length", 8])
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [ids], [out], initializers), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    model.ir_version = 8
+    onnx.save(model, folder / "plain.onnx")
+    return folder / "plain.onnx"
+
+
+def test_evening_out_changes_nothing_in_fp32_and_halves_the_error_of_int8(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    plain, ids = _graph(tmp_path, rng, 50), rng.integers(0, 600, (4, 9))
+    feeds = [{"ids": rng.integers(0, 600, (1, 30))} for _ in range(8)]
+    exact = run(plain, ids)
+    even = tmp_path / "even.onnx"
+    disturbance = smooth(plain, even, observe(plain, feeds))
+    assert list(disturbance) == weighted_names(plain) == ["product"]
+    np.testing.assert_allclose(run(even, ids), exact, rtol=1e-3, atol=1e-3)
+    errors = []
+    for name, source in (("raw", plain), ("smoothed", even)):
+        quantize(source, tmp_path / f"{name}.onnx", feeds, ["product"], reduce_range=False)
+        errors.append(float(np.linalg.norm(run(tmp_path / f"{name}.onnx", ids) - exact) / np.linalg.norm(exact)))
+    assert errors[1] < errors[0] / 2
+    assert disturbance["product"] == pytest.approx(errors[1], rel=0.5)
+
+
+def test_compressed_embeddings_are_a_quarter_and_each_row_is_its_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path, ids = _graph(tmp_path, rng, 1), rng.integers(0, 600, (4, 9))
+    exact, before = run(path, ids), path.stat().st_size
+    compress(path)
+    assert path.stat().st_size < before / 3.5
+    assert np.linalg.norm(run(path, ids) - exact) < 0.02 * np.linalg.norm(exact)
+    np.testing.assert_array_equal(run(path, ids)[2:3, :4], run(path, ids[2:3, :4]))
+
+
+def test_a_variant_that_fails_is_not_written_unless_told_and_then_says_so(
+    model_folder: Path,
+    sample: SampleDomain,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gates, "FLIPS", -1.0)  # nothing passes
+    out = tmp_path / "bundle"
+    command = ["export-onnx", str(model_folder), "--out", str(out), "--variants", "fp32"]
+    command += ["--dev", str(sample.folder / "dev.jsonl"), "--answers", str(sample.answers)]
+    assert main(command) == 1
+    assert "served tags differ from fp32's" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert main([*command, "--no-gate"]) == 0
+    manifest = bundle.read(out)
+    assert not manifest.variants["fp32"].gated
+    gate = manifest.domains["work_orders"].gates["fp32"]
+    assert gate["texts"] == 55 and gate["flips"] == {"served": 0.0, "local": 0.0}
+    assert gate["f1"]["served"][0] == gate["f1"]["served"][1] > 0.5
+    fusion = manifest.variants["fp32"].made["fusion"]
+    assert fusion["plain_ms"] > 0 and fusion["fused_ms"] > 0
+
+
+def test_an_unknown_name_to_exclude_is_refused_with_those_there_are(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "bundle")
+    assert main(["export-onnx", str(model_folder), "--out", out, "--exclude", "nonsense"]) == 1
+    assert "--exclude nonsense" in (said := capsys.readouterr().err) and "layer.3/output/dense/MatMul" in said
+    assert main(["export-onnx", str(model_folder), "--out", out, "--dev", "a=b"]) == 1
+    assert "DOMAIN=FILE" in capsys.readouterr().err
