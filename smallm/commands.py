@@ -7,7 +7,7 @@ the rest needs.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -63,7 +63,7 @@ COMMANDS = {
     "evaluate": Command("smallm.evaluate", "score LLM-only, local-only and fused on annotated data", "cpu"),
     "convert": Command("smallm.convert", "annotated text from one format to another", ""),
     "export-onnx": Command("smallm_export.command", "model folder to a self-contained ONNX bundle", "export"),
-    "bundle": Command("smallm.bundle_command", "check and sign a bundle", "cpu"),
+    "bundle": Command("smallm.bundle_command", "look into a bundle, add a domain, check, sign", "cpu"),
     "token": Command("smallm_runtime.token_command", "bearer tokens of a server: new, revoke, list", "cpu"),
     "doctor": Command("smallm_runtime.doctor", "what is wrong with a machine and its settings, and the cure", "cpu"),
     "experiment": Command(
@@ -77,6 +77,12 @@ def load_command(name: str) -> CommandModule:
     """Import a command's module. Raises MissingExtraError if its extra is not installed."""
     command = COMMANDS[name]
     return _import(command.module, f"`smallm {name}`", command.extra)  # type: ignore[return-value]
+
+
+def load_function(module: str, name: str, needed_by: str, extra: str) -> Callable[[argparse.Namespace], int]:
+    """A function of a module that needs an extra. Raises MissingExtraError if that is not installed."""
+    function: Callable[[argparse.Namespace], int] = getattr(_import(module, needed_by, extra), name)
+    return function
 
 
 def load_recognizer(path: Path, domain: str = "", encoder: str = "") -> Recognizer:

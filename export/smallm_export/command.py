@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         for name in args.variants:
             with console.status(f"making {name} graphs and measuring them"):
                 variants[name] = _gated(name, work, models, args, console)
+        work.write_canaries(models, list(variants))
         shutil.copy2(args.models[0] / "tokenizer.json", folder / bundle.TOKENIZER)
         layers, hidden = first.head.layers, first.head.hidden
         info = EncoderInfo(first.encoder_name, first.encoder_fingerprint, first.window, layers, hidden)

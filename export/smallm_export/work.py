@@ -13,6 +13,7 @@ from smallm.bundle import Domain, Variant
 from smallm.errors import ArtifactError
 from smallm.model_folder import Model
 from smallm.tokenization import TextTokenizer
+from smallm_export.canaries import record
 from smallm_export.gate import Figures, measure
 from smallm_export.graph import QUANTIZED
 from smallm_export.head_graph import export_head
@@ -85,12 +86,16 @@ class Work:
 
     def compare(self, variant: str, model: Model) -> Figures:
         """A variant's graphs in the bundle against fp32, on the domain's dev file or else its reference texts."""
-        encoder = self.folder / bundle.encoder_file(variant)
-        head = self.folder / bundle.head_file(model.domain, precision(variant))
         dev = self.dev.get(model.domain)
         texts: Sequence[Text] = dev or references(model)
-        final = Graphs.load(encoder, head, self.tokenizer)
+        final = self._final_graphs(variant, model)
         return measure(self._exact_graphs(model), final, texts, model.labels, gold=dev is not None)
+
+    def write_canaries(self, models: Sequence[Model], variants: Sequence[str]) -> None:
+        """Enter the canaries of each domain, answered by all variants."""
+        for model in models:
+            graphs = {name: self._final_graphs(name, model) for name in variants}
+            self.domains[model.domain].canaries.extend(record(graphs, model.labels))
 
     def variant(self, name: str, made: dict[str, Any], gated: bool) -> Variant:
         """A written variant for the manifest."""
@@ -101,6 +106,10 @@ class Work:
 
     def _exact(self, model: Model) -> Path:
         return self.scratch / f"{model.domain}.head.onnx"
+
+    def _final_graphs(self, variant: str, model: Model) -> Graphs:
+        encoder = self.folder / bundle.encoder_file(variant)
+        return Graphs.load(encoder, self.folder / bundle.head_file(model.domain, precision(variant)), self.tokenizer)
 
     def _exact_graphs(self, model: Model) -> Graphs:
         return Graphs.load(self.encoders.plain, self._exact(model), self.tokenizer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from smallm import bundle, signing
 from smallm.errors import ArtifactError, LoadError
 from smallm_runtime import profile as profiles
+from smallm_runtime.canaries import verify_canaries
 from smallm_runtime.engine import Engine, Item
 
 
@@ -86,4 +87,7 @@ def _warm_up(engine: Engine) -> None:
 
 
 def _check_canaries(engine: Engine) -> None:
-    """Bundles carry no canary texts yet: nothing to check."""
+    """The bundle's canary texts, asked again. Raises LoadError."""
+    wrong = verify_canaries(engine)
+    if wrong:
+        raise LoadError("CANARY_FAILED", f"answers otherwise than when it was exported: {'; '.join(wrong[:3])}")
