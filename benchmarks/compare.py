@@ -31,6 +31,7 @@ from report import markdown
 from served import Process, Served, smallm_serve
 from smallm_runtime.engine import Engine, Item
 from smallm_runtime.sessions import available_cpus, open_session
+from smallm_runtime.variants import choose
 
 from smallm import bundle
 from smallm.encoder import resolve
@@ -120,7 +121,10 @@ def same_answers(packed: Path, model: Path, texts: Sequence[str]) -> dict[str, A
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     manifest, tokenizer = bundle.read(packed), AutoTokenizer.from_pretrained(model)
-    encoder, own = open_session(packed / bundle.ENCODER, available_cpus()), TextTokenizer.load(packed)
+    encoder, own = (
+        open_session(packed / bundle.encoder_file(choose(manifest, "cpu")), available_cpus()),
+        TextTokenizer.load(packed),
+    )
     reference = AutoModelForTokenClassification.from_pretrained(model).eval()
     layer = reference.classifier
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
@@ -138,7 +142,7 @@ def same_answers(packed: Path, model: Path, texts: Sequence[str]) -> dict[str, A
         features = encoder.run(None, own.encoder_inputs([ours]))[0][0, 1:-1, -1]
         same += int((np.argmax(features @ weight.T + bias, axis=-1) == expected).sum())
         tokens += len(ids)
-    return {"tokens": tokens, "same_labels": round(same / tokens, 5), "variant": manifest.quantization}
+    return {"tokens": tokens, "same_labels": round(same / tokens, 5), "variant": choose(manifest, "cpu")}
 
 
 def one_text(variants: dict[str, Recognize], texts: Sequence[str], rounds: int, calls: int) -> dict[str, Any]:
