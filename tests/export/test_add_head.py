@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smallm_runtime import loading
@@ -57,6 +59,11 @@ def test_a_domain_is_added_and_the_old_one_answers_as_before(
     expected = before.recognize([Item(text) for text in texts])
     calls: list[int] = []
     encode = after._encode
-    monkeypatch.setattr(after, "_encode", lambda parts: (calls.append(len(parts)), encode(parts))[1])
+
+    def counted(parts: Sequence[Sequence[int]]) -> list[Any]:
+        calls.append(len(parts))
+        return list(encode(parts))
+
+    monkeypatch.setattr(after, "_encode", counted)
     found = after.recognize([Item(text, name) for text in texts for name in after.domains])
     assert found[::2] == expected and sum(calls) == len(set(texts))  # one encoder run for both domains

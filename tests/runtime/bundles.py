@@ -20,7 +20,8 @@ def variant(source: Path, out: Path, temperature: float) -> Path:
     file = out / MANIFEST
     manifest = json.loads(file.read_text(encoding="utf-8"))
     for name, domain in manifest["domains"].items():
-        head, found = out / head_file(name), list(domain["temperatures"].values())
+        file_name, found = head_file(name, "int8"), list(domain["temperatures"].values())
+        head = out / file_name
         graph = onnx.load(head)
         arrays = [(one, onnx.numpy_helper.to_array(one)) for one in graph.graph.initializer]
         kept = [(one, array) for one, array in arrays if array.size == 2 and np.allclose(array.ravel(), found, 1e-3)]
@@ -28,9 +29,10 @@ def variant(source: Path, out: Path, temperature: float) -> Path:
         one, array = kept[0]
         one.CopyFrom(onnx.numpy_helper.from_array(np.full_like(array, temperature), one.name))
         onnx.save(graph, head)
+        domain["canaries"] = []  # they tell the old confidence
         domain["temperatures"] = dict.fromkeys(domain["temperatures"], temperature)
-        manifest["files"][head_file(name)]["sha256"] = hashlib.sha256(head.read_bytes()).hexdigest()
-        manifest["files"][head_file(name)]["bytes"] = head.stat().st_size
+        manifest["files"][file_name]["sha256"] = hashlib.sha256(head.read_bytes()).hexdigest()
+        manifest["files"][file_name]["bytes"] = head.stat().st_size
     file.write_text(json.dumps(manifest), encoding="utf-8")
     return out
 
