@@ -26,6 +26,7 @@ from smallm_runtime.versions import Version, Versions
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+REFUSAL_S, REFUSALS = 0.1, 20  # calls are refused for as long as they come in, two seconds at most
 CLOSE_S = 10.0  # for what is queued at a stop
 CRASHES, CRASHES_S = 3, 600.0  # so many within such a time are no accident
 PROBE_S = 30.0  # for a new worker's first answer
@@ -102,12 +103,22 @@ class Lifecycle:
         self._stopping = True
         await self._health.set(False)
         await asyncio.sleep(self._settings.notice_s)
+        await self._refuse()
         await server.stop(self._settings.grace_s)
         async with self._lock:  # a reload that is running ends first
             try:
                 await asyncio.wait_for(self.versions.close(), CLOSE_S)
             except TimeoutError:
                 _log.error("a batch did not end within %.0f s; leaving it", CLOSE_S)
+
+    async def _refuse(self) -> None:
+        """Refuse with a reason until nobody comes any more, for grpc gives none to what comes while it closes."""
+        self.versions.refuse()
+        for _ in range(REFUSALS):
+            before = self.versions.refused
+            await asyncio.sleep(REFUSAL_S)
+            if self.versions.refused == before:
+                break
 
     async def _reload(self) -> bool:
         try:

@@ -16,6 +16,7 @@ from smallm_runtime.engine import Engine
 VERSION_KEY = "smallm-bundle-version"  # request metadata: a version's name, or 8 or more digits of its fingerprint
 SHORTEST_FINGERPRINT = 8
 LOADING_RETRY_S = 1.0
+STOPPING_RETRY_S = 2.0
 
 
 @dataclass(eq=False)
@@ -40,6 +41,7 @@ class Versions:
 
     def __init__(self) -> None:
         self._current: Version | None = None
+        self._refusing, self.refused = False, 0
         self._beside: list[Version] = []
         self._retired: dict[Version, asyncio.Task[None]] = {}
 
@@ -62,8 +64,11 @@ class Versions:
     def use(self, name: str = "") -> Iterator[Version]:
         """A version for one request, kept loaded until the block ends; '' is the current one.
 
-        Raises UnavailableError before the first is loaded, UnknownVersionError.
+        Raises UnavailableError before the first is loaded and after `refuse`, UnknownVersionError.
         """
+        if self._refusing:
+            self.refused += 1
+            raise UnavailableError("STOPPING", "the server is stopping", STOPPING_RETRY_S)
         version = self._find(name)
         version.users += 1
         try:
@@ -80,6 +85,10 @@ class Versions:
         self._current, self._beside = current, beside
         for version in gone:
             self._retired[version] = asyncio.create_task(self._retire(version))
+
+    def refuse(self) -> None:
+        """Take on no more requests; `refused` counts those that come."""
+        self._refusing = True
 
     async def close(self) -> None:
         """Finish what is queued, then close every version. For when no more requests come."""

@@ -80,7 +80,11 @@ def test_min_score_empty_and_long_texts(address: str) -> None:
 def test_a_document_of_a_million_characters_fits_through(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\U00020000" * 1_000_000  # four bytes each; an entity at every third
 
+    step = Engine.step
+
     def found(self: Engine, works: list[Work]) -> None:
+        if works[0].item.text != text:  # the canaries
+            return step(self, works)
         for work in works:
             starts = range(0, len(work.item.text), 3)
             work.result = Recognized([Entity(Span(s, s + 1, "EQUIP"), 0.5, Source.LOCAL) for s in starts], 1.0)
@@ -128,11 +132,12 @@ def test_a_bad_item_fails_alone_in_batch_and_stream(address: str) -> None:
 def test_an_internal_error_shows_neither_path_nor_text(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    step = Engine.step
+
     def explode(self: Engine, works: list[Work]) -> None:
-        if works[0].item.text != "预热":
+        if works[0].item.text == "客户机密":
             raise RuntimeError(f"/etc/secret {works[0].item.text}")
-        for work in works:
-            work.result = Recognized([], 1.0)
+        step(self, works)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", explode)
