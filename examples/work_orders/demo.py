@@ -32,7 +32,7 @@ def main() -> None:
     step("Train a head on 176 work orders and the LLM's answers; the encoder stays frozen")
     smallm("train", _relative(HERE), "--answers", answers, "--out", model)
     step("Export encoder and head to int8 ONNX, with parity measured")
-    smallm("export-onnx", model, "--out", packed, "--variants", "int8")
+    smallm("export-onnx", model, "--out", packed, "--search-exclude")
     step("Score the int8 bundle on 110 unseen work orders")
     smallm("evaluate", packed, test, "--answers", answers)
     step("Serve it through gRPC beside the LLM's remembered answers, and ask")

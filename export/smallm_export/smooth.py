@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-SHARE = 0.6  # of an activation's range that moves into the weights; 0.5 to 0.8 measured, see docs/export.md
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of an activation's range that may move into the weights
 ROWS = 2000  # of each activation kept to compare int8 with fp32 on
 Feed = dict[str, Any]
 
@@ -60,10 +60,11 @@ def observe(source: Path, feeds: Iterable[Feed]) -> dict[str, Input]:
     return {name: Input(np.concatenate(rows[name])[:ROWS], highest[name]) for name in names}
 
 
-def smooth(source: Path, target: Path, inputs: dict[str, Input]) -> dict[str, float]:
-    """Write the graph at `source` to `target` with its MatMuls' inputs evened out.
+def smooth(source: Path, target: Path, inputs: dict[str, Input], *, reduce_range: bool) -> dict[str, float]:
+    """Write the graph at `source` to `target` with its MatMuls' inputs evened out, each by the share that serves it.
 
-    Returns how much int8 will disturb each MatMul, as a share of its output, by node name.
+    The share is the one under which int8 (weights of 7 bits with `reduce_range`) disturbs the products least.
+    Returns how much it still disturbs each MatMul, as a share of its output, by node name.
     """
     model = onnx.load(source)
     constants = {one.name: one for one in model.graph.initializer}
@@ -71,31 +72,36 @@ def smooth(source: Path, target: Path, inputs: dict[str, Input]) -> dict[str, fl
     for name, seen in inputs.items():
         users = [node for node in nodes if node.input[0] == name]
         weights = [numpy_helper.to_array(constants[node.input[1]]) for node in users]
-        factor = _factor(seen.highest, weights)
+        factors = [_factor(seen.highest, weights, share) for share in SHARES]
+        disturbed = [[_disturbance(seen.rows, one, weight, reduce_range) for weight in weights] for one in factors]
+        best = min(range(len(SHARES)), key=lambda index: sum(disturbed[index]))
+        factor = factors[best]
         model.graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}_factor"))
         scaled = helper.make_node("Mul", [name, f"{name}_factor"], [f"{name}_even"], name=f"{name}_even")
         first = next(index for index, node in enumerate(model.graph.node) if node.name == users[0].name)
         model.graph.node.insert(first, scaled)
-        for node, weight in zip(users, weights, strict=True):
+        for node, weight, error in zip(users, weights, disturbed[best], strict=True):
             node.input[0] = f"{name}_even"
-            changed = weight * factor[:, None]
-            constants[node.input[1]].CopyFrom(numpy_helper.from_array(changed, node.input[1]))
-            errors[node.name] = _disturbance(seen.rows / factor, changed)
+            constants[node.input[1]].CopyFrom(numpy_helper.from_array(weight * factor[:, None], node.input[1]))
+            errors[node.name] = error
     onnx.save(model, target)
     return errors
 
 
-def _factor(highest: NDArray[np.float32], weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _factor(highest: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], share: float) -> NDArray[np.float32]:
     tiny = np.float32(1e-6)
     rows = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0) + tiny
-    factor = (highest + tiny) ** SHARE / rows ** (1 - SHARE)
+    factor = (highest + tiny) ** share / rows ** (1 - share)
     return np.asarray(factor / np.exp(np.log(factor).mean()), dtype=np.float32)
 
 
-def _disturbance(rows: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
-    """Relative error of rows @ weight in int8 as `quantize` does it: U8 by tensor, S8 by column."""
+def _disturbance(
+    rows: NDArray[np.float32], factor: NDArray[np.float32], weight: NDArray[np.float32], reduce_range: bool
+) -> float:
+    """Relative error of rows @ weight, evened by `factor`, in int8 as `quantize` does it: U8 a tensor, S8 a column."""
+    rows, weight = rows / factor, weight * factor[:, None]
     low, high = min(0.0, float(rows.min())), max(1e-9, float(rows.max()))
-    step, steps = (high - low) / 255, np.maximum(np.abs(weight).max(axis=0), 1e-9) / 127
+    step, steps = (high - low) / 255, np.maximum(np.abs(weight).max(axis=0), 1e-9) / (63 if reduce_range else 127)
     exact = rows @ weight
     rounded = (np.round(rows / step) * step) @ (np.round(weight / steps) * steps)
     return float(np.linalg.norm(rounded - exact) / max(float(np.linalg.norm(exact)), 1e-9))

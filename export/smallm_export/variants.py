@@ -63,7 +63,7 @@ class Encoders:
     def _int8(self, target: Path, exclude: Sequence[str]) -> dict[str, Any]:
         even = self.plain.with_name("even.onnx")
         if not even.exists():
-            disturbance = smooth(self.plain, even, observe(self.plain, self.feeds))
+            disturbance = smooth(self.plain, even, observe(self.plain, self.feeds), reduce_range=self.reduce_range)
             self.disturbance = dict(sorted(disturbance.items(), key=lambda item: -item[1]))
         left = [name for name in self.disturbance if name not in exclude]
         quantize(even, target, self.feeds, left, reduce_range=self.reduce_range)
