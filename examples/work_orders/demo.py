@@ -61,7 +61,9 @@ class server:
     """`smallm serve` on a free port, stopped with SIGTERM."""
 
     def __init__(self, packed: Path, store: Path) -> None:
-        self._command = [*_smallm(), "serve", str(packed), "--answers", str(store), "--listen", "127.0.0.1:0"]
+        # The texts are asked several times: without --cache-mb 0 the figures would be those of remembering.
+        options = ["--listen", "127.0.0.1:0", "--no-log-calls", "--cache-mb", "0"]
+        self._command = [*_smallm(), "serve", str(packed), "--answers", str(store), *options]
 
     def __enter__(self) -> str:
         console.print(f"[dim]$ smallm {shlex.join(self._command[3:])}[/]")
