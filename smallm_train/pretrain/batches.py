@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ SILVER_PADDING = 64
 
 @dataclass
 class Batch:
-    """Padded tensors, all of shape (batch, length); NO_LABEL where a task has no target."""
+    """Padded tensors, all of shape (batch, length); NO_LABEL where a task has no target.
+
+    `kind` tells which silver data `entities` are tags of.
+    """
 
     ids: torch.Tensor
     attention: torch.Tensor
@@ -29,6 +32,7 @@ class Batch:
     boundaries: torch.Tensor
     parts: torch.Tensor
     entities: torch.Tensor
+    kind: int = 0
 
     @property
     def tokens(self) -> int:
@@ -37,7 +41,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`."""
-        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
+        tensors = {part.name: getattr(self, part.name).to(device) for part in fields(self) if part.name != "kind"}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Example:
     boundaries: NDArray[np.int64]
     parts: NDArray[np.int64]
     entities: NDArray[np.int64]
+    kind: int = 0
 
 
 def block_example(stream: TokenStream, start: int, end: int) -> Example:
@@ -61,12 +67,12 @@ def block_example(stream: TokenStream, start: int, end: int) -> Example:
     )
 
 
-def silver_example(document: Document, labels: LabelSet, tokenizer: TextTokenizer) -> Example:
-    """A silver-annotated sentence with its open-type BIO tags."""
+def silver_example(document: Document, labels: LabelSet, tokenizer: TextTokenizer, kind: int = 0) -> Example:
+    """A silver-annotated sentence with the BIO tags of its kind of silver data."""
     tokens = tokenizer.encode(document.text)
     boundaries, parts = label_words(document.text, tokens.offsets)
     tags = spans_to_tags(document.spans, tokens.offsets, labels)
-    return Example(np.array(tokens.ids), np.array(boundaries), np.array(parts), np.array(tags))
+    return Example(np.array(tokens.ids), np.array(boundaries), np.array(parts), np.array(tags), kind)
 
 
 def collate(
@@ -79,7 +85,8 @@ def collate(
 ) -> Batch:
     """Pad examples between [CLS] and [SEP] to a multiple of `multiple` tokens and mask `mask_share` of the words.
 
-    Of the masked tokens 80 % become [MASK], 10 % a random token, 10 % stay (BERT, Devlin et al. 2019);
+    Silver examples have to be of one kind. Of the masked tokens
+    80 % become [MASK], 10 % a random token, 10 % stay (BERT, Devlin et al. 2019);
     whole words are masked together (Cui et al. 2021).
     """
     longest = -(-(max(len(example.ids) for example in examples) + 2) // multiple) * multiple
@@ -101,7 +108,9 @@ def collate(
             (entities, example.entities),
         ):
             padded[row, inside] = np.where(values == IGNORED, NO_LABEL, values)
-    return Batch(*(torch.from_numpy(array) for array in (ids, attention, targets, boundaries, parts, entities)))
+    arrays = (ids, attention, targets, boundaries, parts, entities)
+    tensors: list[torch.Tensor] = [torch.from_numpy(array) for array in arrays]
+    return Batch(*tensors, kind=examples[0].kind)
 
 
 def _choose_words(boundaries: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from transformers import logging as transformers_logging
 from smallm import atomic
 from smallm.documents import label_set
 from smallm.encoder import Encoder, resolve
+from smallm.errors import DataError
 from smallm.formats import read_documents
 from smallm.tokenization import TextTokenizer
 from smallm_train.pretrain.batches import Example, block_example, silver_example
@@ -36,7 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", nargs="+", type=Path, help="text files (.txt, .txt.xz) or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="encoder folder to write")
     parser.add_argument("--work", type=Path, help="checkpoints and token cache (default: OUT.work); resumed if there")
-    parser.add_argument("--silver", type=Path, help="JSONL with open-type entities, one task among the others")
+    parser.add_argument(
+        "--silver",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="JSONL files with open-type entities, roles ...; a task each",
+    )
     parser.add_argument(
         "--from", dest="start", metavar="ENCODER", help="go on from this encoder ('embedded', a folder, a hub name)"
     )
@@ -63,13 +70,19 @@ def run(args: argparse.Namespace) -> int:
     lines = read_lines(args.corpus)
     print(f"{len(lines)} lines; tokenising and labelling with jieba (kept in {work})", flush=True)
     start = resolve(args.start) if args.start else None
-    documents = read_documents(args.silver) if args.silver else []
-    tokenizer = _tokenizer(work, [*lines, *(document.text for document in documents)], args.min_count, start)
-    entity_labels = label_set(documents) if documents else None
-    silver = [silver_example(document, entity_labels, tokenizer) for document in documents] if entity_labels else []
+    silver = {file.stem: read_documents(file) for file in args.silver}
+    if len(silver) < len(args.silver):
+        raise DataError("two --silver files have the same name; their tasks are called by it")
+    texts = [document.text for documents in silver.values() for document in documents]
+    tokenizer = _tokenizer(work, [*lines, *texts], args.min_count, start)
+    label_sets = [label_set(documents) for documents in silver.values()]
+    examples = {
+        name: [silver_example(document, labels, tokenizer, kind) for document in documents]
+        for kind, (labels, (name, documents)) in enumerate(zip(label_sets, silver.items(), strict=True))
+    }
     mlm = load(start, tokenizer, args.layers) if start else _fresh(args, tokenizer)
-    data = _data(lines, tokenizer, silver, mlm.config.max_position_embeddings, work)
-    model = PretrainingModel(mlm, entity_labels.num_tags if entity_labels else 1).to(args.device)
+    data = _data(lines, tokenizer, examples, mlm.config.max_position_embeddings, work)
+    model = PretrainingModel(mlm, [labels.num_tags for labels in label_sets]).to(args.device)
     if args.compile:
         mlm.bert.compile(dynamic=False)
     schedule = Schedule(
@@ -113,19 +126,19 @@ def _tokenizer(work: Path, lines: list[str], min_count: int, start: Encoder | No
 
 
 def _data(
-    lines: list[str], tokenizer: TextTokenizer, silver: list[Example], positions: int, work: Path
+    lines: list[str], tokenizer: TextTokenizer, silver: dict[str, list[Example]], positions: int, work: Path
 ) -> TrainingData:
     stream = tokenize(lines, tokenizer, work)
     blocks = stream.blocks(min(positions, POSITIONS) - 2)
     order = np.random.default_rng(77).permutation(len(blocks))
     held_out = min(HELD_OUT_BLOCKS, len(blocks) // 10)
-    kept_silver = min(HELD_OUT_SILVER, len(silver) // 10)
+    kept = {name: min(HELD_OUT_SILVER, len(examples) // 10) for name, examples in silver.items()}
     return TrainingData(
         stream=stream,
         blocks=blocks[order[held_out:]],
-        silver=silver[kept_silver:],
+        silver=[examples[kept[name] :] for name, examples in silver.items()],
         held_out_blocks=[block_example(stream, *blocks[index]) for index in order[:held_out]],
-        held_out_silver=silver[:kept_silver],
+        held_out_silver={name: examples[: kept[name]] for name, examples in silver.items()},
     )
 
 

@@ -14,15 +14,15 @@ from smallm_train.pretrain.model import PretrainingModel, task_targets
 
 @torch.inference_mode()
 def evaluate(
-    model: PretrainingModel, blocks: list[Example], silver: list[Example], tokenizer: TextTokenizer
+    model: PretrainingModel, blocks: list[Example], silver: dict[str, list[Example]], tokenizer: TextTokenizer
 ) -> dict[str, float]:
     """Fractions: masked-token and part-of-speech accuracy, word-segmentation F1 (against jieba),
-    and span F1 of the silver entities, type ignored. Masking is the same at every call."""
+    and span F1 of each kind of silver data, type ignored. Masking is the same at every call."""
     model.eval()
     device = next(model.parameters()).device
     hits = {"mlm": 0, "part": 0}
     counted = {"mlm": 0, "part": 0}
-    words, spans = SpanCounts(), SpanCounts()
+    words = SpanCounts()
     rng = np.random.default_rng(0)
     for examples in _chunks(blocks, 16):
         batch = collate(examples, tokenizer, mask_share=0.15, rng=rng, multiple=PADDING).to(device)
@@ -37,14 +37,17 @@ def evaluate(
         for row in range(len(examples)):
             known = clean.boundaries[row] != NO_LABEL
             words.add(_words(guesses[row][known]), _words(clean.boundaries[row][known]))
-    for examples in _chunks(silver, 64):
-        batch = collate(examples, tokenizer, mask_share=0.0, rng=rng, multiple=PADDING).to(device)
-        guesses = model(batch)["entity"].argmax(-1)
-        for row in range(len(examples)):
-            known = batch.entities[row] != NO_LABEL
-            spans.add(_entities(guesses[row][known]), _entities(batch.entities[row][known]))
-    scores = {f"{task}_accuracy": hits[task] / max(counted[task], 1) for task in hits}
-    return scores | {"word_f1": words.f1(), "silver_span_f1": spans.f1()}
+    scores = {f"{task}_accuracy": hits[task] / max(counted[task], 1) for task in hits} | {"word_f1": words.f1()}
+    for name, kind in silver.items():
+        spans = SpanCounts()
+        for examples in _chunks(kind, 64):
+            batch = collate(examples, tokenizer, mask_share=0.0, rng=rng, multiple=PADDING).to(device)
+            guesses = model(batch)["entity"].argmax(-1)
+            for row in range(len(examples)):
+                known = batch.entities[row] != NO_LABEL
+                spans.add(_entities(guesses[row][known]), _entities(batch.entities[row][known]))
+        scores[f"{name}_span_f1"] = spans.f1()
+    return scores
 
 
 class SpanCounts:

@@ -58,13 +58,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training blocks, silver sentences and what is held out of both."""
+    """Training blocks, silver sentences of each kind and what is held out of both."""
 
     stream: TokenStream
     blocks: np.ndarray
-    silver: list[Example]
+    silver: list[list[Example]]
     held_out_blocks: list[Example]
-    held_out_silver: list[Example]
+    held_out_silver: dict[str, list[Example]]
 
 
 class Batches:
@@ -73,7 +73,7 @@ class Batches:
     def __init__(self, data: TrainingData, tokenizer: TextTokenizer, schedule: Schedule) -> None:
         self._data, self._tokenizer, self._schedule = data, tokenizer, schedule
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-        self._lengths = np.array([len(example.ids) for example in data.silver])
+        self._lengths = [np.array([len(example.ids) for example in kind]) for kind in data.silver]
 
     def __getitem__(self, step: int) -> Batch:
         schedule, data = self._schedule, self._data
@@ -90,11 +90,13 @@ class Batches:
         return collate(examples, self._tokenizer, mask_share=0.15, rng=rng, multiple=PADDING)
 
     def _silver(self, rng: np.random.Generator) -> list[Example]:
-        """Sentences of similar length: they are short, and padding them to the longest would cost more than they do."""
-        size = min(4 * self._schedule.batch, len(self._data.silver))
-        order = np.argsort(self._lengths * rng.uniform(0.8, 1.25, len(self._lengths)))
+        """Sentences of one kind and similar length: padding short ones to the longest would cost more than they do."""
+        sizes = np.array([len(kind) for kind in self._data.silver])
+        kind = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
+        size = min(4 * self._schedule.batch, sizes[kind])
+        order = np.argsort(self._lengths[kind] * rng.uniform(0.8, 1.25, sizes[kind]))
         first = int(rng.integers(len(order) - size + 1))
-        return [self._data.silver[index] for index in order[first : first + size]]
+        return [self._data.silver[kind][index] for index in order[first : first + size]]
 
 
 def pretrain(

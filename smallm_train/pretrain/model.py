@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,12 +41,13 @@ class EncoderSize:
 class PretrainingModel(nn.Module):
     """`mlm` is a BertForMaskedLM, the part that is shipped; the other heads only shape it."""
 
-    def __init__(self, mlm: BertForMaskedLM, entity_tags: int) -> None:
+    def __init__(self, mlm: BertForMaskedLM, entity_tags: Sequence[int]) -> None:
+        """`entity_tags`: how many tags each kind of silver data has."""
         super().__init__()
         self.mlm, config = mlm, mlm.config
         self.boundary = nn.Linear(config.hidden_size, len(BOUNDARIES))
         self.part = nn.Linear(config.hidden_size, len(PARTS_OF_SPEECH))
-        self.entity = nn.Linear(config.hidden_size, max(entity_tags, 1))
+        self.entity = nn.ModuleList(nn.Linear(config.hidden_size, count) for count in entity_tags or [1])
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Logits by task; those of `mlm` only at the masked positions, in row-major order."""
@@ -54,7 +56,7 @@ class PretrainingModel(nn.Module):
             "mlm": self.mlm.cls(hidden[batch.targets != NO_LABEL]),
             "boundary": self.boundary(hidden),
             "part": self.part(hidden),
-            "entity": self.entity(hidden),
+            "entity": self.entity[batch.kind](hidden),
         }
 
 

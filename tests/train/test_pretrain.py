@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def pretrain(corpus: Path, out: Path, tokens: int) -> dict[str, object]:
-    silver = ["--silver", str(EXAMPLES / "train.jsonl")]
+    silver = ["--silver", str(EXAMPLES / "train.jsonl"), str(EXAMPLES / "dev.jsonl")]
     assert main(["pretrain", str(corpus), "--out", str(out), "--tokens", str(tokens), *silver, *SIZE]) == 0
     card: dict[str, object] = json.loads((out / "pretraining.json").read_text())
     return card
@@ -46,3 +46,11 @@ def test_the_written_folder_is_an_encoder_and_a_second_run_goes_on(corpus: Path,
     begun_anew = tmp_path / "again"
     shutil.rmtree(tmp_path / "encoder.work")
     assert pretrain(corpus, begun_anew, 60_000)["tokens_seen"] == longer["tokens_seen"]
+
+
+def test_every_kind_of_silver_data_is_a_task_with_scores_of_its_own(corpus: Path, tmp_path: Path) -> None:
+    held_out = pretrain(corpus, tmp_path / "encoder", 9_000)["held_out"]
+    assert {"train_span_f1", "dev_span_f1"} <= set(held_out)  # type: ignore[call-overload]
+    twice = ["--silver", str(EXAMPLES / "train.jsonl"), str(EXAMPLES.parent / "work_orders" / "train.jsonl")]
+    arguments = ["pretrain", str(corpus), "--out", str(tmp_path / "other"), *twice, *SIZE]
+    assert main(arguments) == 1 and not (tmp_path / "other").exists()

@@ -11,6 +11,8 @@ from smallm.tokenization import TextTokenizer
 from smallm_train.pretrain.loop import Schedule
 from smallm_train.pretrain.start import load
 
+OWN = 4  # layers of the embedded encoder
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> TextTokenizer:
@@ -31,17 +33,17 @@ def test_a_grown_encoder_still_guesses_the_masked_character(tokenizer: TextToken
     inputs = torch.tensor([[tokenizer.cls_id, *ids, tokenizer.sep_id]])
     inputs[0, 7] = tokenizer.mask_id
     guesses = []
-    for layers, vocabulary in ((0, tokenizer), (6, tokenizer.extended("龘"))):
+    for layers, vocabulary in ((0, tokenizer), (OWN + 2, tokenizer.extended("龘"))):
         model = load(resolve(), vocabulary, layers).eval()
         with torch.inference_mode():
             guesses.append(model(inputs).logits[0, 7, : tokenizer.vocabulary_size])
-        assert model.config.num_hidden_layers == (layers or 4)
+        assert model.config.num_hidden_layers == (layers or OWN)
     assert guesses[0].argmax() == guesses[1].argmax()
     assert torch.corrcoef(torch.stack(guesses))[0, 1] > 0.9
 
 
 def test_fewer_layers_are_refused(tokenizer: TextTokenizer) -> None:
-    with pytest.raises(ArtifactError, match="has 4 layers, more than 2"):
+    with pytest.raises(ArtifactError, match=f"has {OWN} layers, more than 2"):
         load(resolve(), tokenizer, 2)
 
 
