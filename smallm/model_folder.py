@@ -27,24 +27,44 @@ from smallm.labels import LabelSet
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import TextTokenizer
 
-FORMAT = 2
+FORMAT = 3
 MODEL_FILE = "model.json"
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """Which head and its sizes. `layers` are the encoder layers it reads, 0 the embeddings.
+class Weights:
+    """How a head's scores and the LLM's vote are added up where there is a vote.
 
-    `alpha` weighs the LLM's vote, `gamma` the local scores where there are votes.
+    `alpha` weighs the vote, by itself for all tags, or first for O and then for each type; `gamma` the local scores;
+    `caution` is added to O.
     """
+
+    alpha: tuple[float, ...] = (1.0,)
+    gamma: float = 0.0
+    caution: float = 0.0
+
+    def by_type(self, types: int) -> tuple[float, ...]:
+        """`alpha` for O and each of `types` types."""
+        return self.alpha * (types + 1) if len(self.alpha) == 1 else self.alpha
+
+    def by_tag(self, tags: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What votes (n, N) are multiplied by and what is added to emissions, (N,) each; N is `tags`."""
+        alpha = np.array(self.by_type((tags - 1) // 2), dtype=np.float32)
+        added = np.zeros(tags, dtype=np.float32)
+        added[0] = self.caution
+        return np.concatenate([alpha[:1], np.repeat(alpha[1:], 2)]), added
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Which head and its sizes. `layers` are the encoder layers it reads, 0 the embeddings."""
 
     kind: str
     width: int
     layers: list[int]
     hidden: int
-    alpha: float = 1.0
-    gamma: float = 0.0
+    weights: Weights = Weights()
 
 
 @dataclass(frozen=True)
@@ -118,7 +138,7 @@ def read(path: Path) -> Model:
             encoder_name=card["encoder"]["name"],
             encoder_fingerprint=card["encoder"]["fingerprint"],
             window=int(card["encoder"]["window"]),
-            head=HeadShape(**card["head"]),
+            head=_head(card["head"]),
             weights=weights,
             way=Way(card["way"]),
             temperatures=Temperatures(**card["temperatures"]),
@@ -131,6 +151,11 @@ def read(path: Path) -> Model:
         raise ArtifactError(f"{path}: {Path(str(error.filename)).name} is missing; train the model again") from None
     except (KeyError, TypeError, ValueError, LabelError, SafetensorError, DataError) as error:
         raise ArtifactError(f"{path}: damaged model folder ({error}); train the model again") from None
+
+
+def _head(card: dict[str, Any]) -> HeadShape:
+    told = card["weights"]
+    return HeadShape(**card | {"weights": Weights(**told | {"alpha": tuple(told["alpha"])})})
 
 
 def _pack(name: str, references: list[Reference]) -> Tensors:

@@ -18,12 +18,14 @@ from smallm.crf import viterbi_batch
 from smallm.documents import Span
 from smallm.fusion import Way
 from smallm.labels import LabelSet
+from smallm.model_folder import Weights
 from smallm.scoring import score
 from smallm_train import bootstrap
 from smallm_train.crf import negative_log_likelihood
 from smallm_train.examples import Example
 from smallm_train.head import Head
 from smallm_train.loop import decoder, member_scores
+from smallm_train.refinement import refine
 
 Scores = NDArray[np.float32]
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
@@ -61,7 +63,7 @@ class _Honest:
 
 
 def choose(head: Head, labels: LabelSet, train: Sequence[tuple[Example, int]], dev: Sequence[Example]) -> Choice:
-    """Choose on honest scores and set `head.weights`. Of equal weights those nearest to the LLM are taken.
+    """Choose on honest scores and set `head.weights`.
 
     `train` are texts with their folds (`Material.known`). A head with one member has no honest scores of them, so dev
     alone decides.
@@ -77,20 +79,28 @@ def choose(head: Head, labels: LabelSet, train: Sequence[tuple[Example, int]], d
     if not answered:
         alone = {str(Way.LOCAL): local_all}
         return Choice(Way.LOCAL if texts else Way.LLM, alone, 0.0, 0.0, local_all, len(texts), temperature, temperature)
-    by_weights = {}
-    for weights in head.grid:
-        head.weights = weights
-        by_weights[weights] = _f1(answered, _spans(head, labels, answered, _fused(head, answered)))
-    head.weights = max(by_weights, key=lambda weights: (by_weights[weights], weights.alpha, -weights.gamma))
+    head.weights = _weights(head, labels, answered)
     found = {
-        Way.FUSED: _spans(head, labels, answered, _fused(head, answered)),
+        Way.FUSED: _spans(head, labels, answered, _fused(head.weights, answered)),
         Way.LLM: [list(text.example.answer or ()) for text in answered],
         Way.LOCAL: _spans(head, labels, answered, local_scores),
     }
     way, gain, error = best_way([text.example.document.spans for text in answered], found)
     f1 = {str(name): _f1(answered, spans) for name, spans in found.items()}
-    fused_temperature = _temperature(head, answered, _fused(head, answered))
+    fused_temperature = _temperature(head, answered, _fused(head.weights, answered))
     return Choice(way, f1, gain, error, local_all, len(texts), temperature, fused_temperature)
+
+
+def _weights(head: Head, labels: LabelSet, texts: Sequence[_Honest]) -> Weights:
+    """The best of the head's grid, refined; of equals the nearest to the LLM."""
+    gold = [text.example.document.spans for text in texts]
+
+    def counted(weights: Weights) -> bootstrap.Counts:
+        return bootstrap.count(gold, [_spans(head, labels, texts, _fused(weights, texts))])
+
+    f1 = {weights: float(bootstrap.mean_f1(counted(weights))[0]) for weights in head.grid}
+    best = max(f1, key=lambda weights: (f1[weights], weights.alpha, -weights.gamma))
+    return refine(best, len(labels.types), counted) if len(head.grid) > 1 else best
 
 
 def best_way(gold: Sequence[Sequence[Span]], found: Mapping[Way, Sequence[Sequence[Span]]]) -> tuple[Way, float, float]:
@@ -112,9 +122,9 @@ def _scored(head: Head, examples: Sequence[Example]) -> list[tuple[Example, tupl
     return list(zip(examples, member_scores(head, examples), strict=True))
 
 
-def _fused(head: Head, texts: Sequence[_Honest]) -> list[Scores]:
-    alpha, gamma = head.weights
-    return [alpha * text.example.votes + text.fused + gamma * text.local for text in texts]
+def _fused(weights: Weights, texts: Sequence[_Honest]) -> list[Scores]:
+    alpha, added = weights.by_tag(texts[0].fused.shape[1])
+    return [alpha * text.example.votes + text.fused + weights.gamma * text.local + added for text in texts]
 
 
 def _spans(head: Head, labels: LabelSet, texts: Sequence[_Honest], scores: Sequence[Scores]) -> list[list[Span]]:

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if taught:
         print(f"the encoder has learned from {taught} of the training texts: they choose nothing")
     choice = choose(head, data.labels, material.known, dev)
-    shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, *head.weights)
+    shape = HeadShape(args.head, width, encoder.layers, encoder.hidden, head.weights)
     model = _model(args, domain, data, encoder, head, shape, choice, (material.labelled, dev))
     training = {"seed": args.seed, "shots": args.shots, "options": asdict(options), "choice": asdict(choice)}
     training |= {

@@ -16,6 +16,7 @@ from torch import nn
 from smallm.crf import FORBIDDEN
 from smallm.errors import ArtifactError
 from smallm.labels import LabelSet
+from smallm.model_folder import Weights
 from smallm_train.crf import constraints
 
 LIMIT = 500_000  # trainable parameters of a head of default width
@@ -28,22 +29,15 @@ class Scores(NamedTuple):
     local: torch.Tensor
 
 
-class Weights(NamedTuple):
-    """`alpha` of the LLM's vote, `gamma` of the local scores in the fused ones; chosen on honest scores."""
-
-    alpha: float
-    gamma: float
-
-
 class Head(nn.Module):
     """Common part: how scores and votes are weighed, and the constrained transitions.
 
-    `grid` are the weights to choose from, the first for training. A head trusts what it has memorised
-    of its training set too much, so a larger alpha than in training may pay. `trains_local` says
-    whether texts with an LLM answer train the local scores too.
+    `grid` are the weights to choose from and to refine, the first for training; a single one stays. A head
+    trusts what it has memorised of its training set too much, so a larger alpha than in training may pay.
+    `trains_local` says whether texts with an LLM answer train the local scores too.
     """
 
-    grid: tuple[Weights, ...] = (Weights(1.0, 0.0),)
+    grid: tuple[Weights, ...] = (Weights(),)
     trains_local = False
 
     def __init__(self, labels: LabelSet, members: int) -> None:
@@ -65,8 +59,9 @@ class Head(nn.Module):
         return torch.where(votes.amax((1, 2), keepdim=True) > 0, self.weigh(fused, local, votes), local)
 
     def weigh(self, fused: torch.Tensor, local: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
-        """alpha * votes + fused + gamma * local."""
-        return self.weights.alpha * votes + fused + self.weights.gamma * local
+        """alpha * votes + fused + gamma * local, and caution on O."""
+        alpha, added = (torch.from_numpy(part).to(votes) for part in self.weights.by_tag(votes.shape[-1]))
+        return alpha * votes + fused + self.weights.gamma * local + added
 
     def standardize(self, features: torch.Tensor) -> None:
         """Fit what the head knows of its input's scale on training features (tokens, layers, hidden)."""
@@ -108,7 +103,7 @@ class FusionHead(Head):
     """
 
     grid = tuple(
-        Weights(alpha, gamma)
+        Weights((alpha,), gamma)
         for alpha in (4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 13.0)
         for gamma in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
     )

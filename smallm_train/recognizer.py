@@ -17,7 +17,7 @@ from smallm.fusion import Decoded, Entity, Way, entities
 from smallm.model_folder import Model
 from smallm.votes import one_hot
 from smallm_train.features import FrozenEncoder
-from smallm_train.head import Head, Weights, build_head
+from smallm_train.head import Head, build_head
 from smallm_train.loop import decoder
 
 
@@ -88,5 +88,5 @@ def restore_head(model: Model) -> Head:
         raise ArtifactError(
             f"head.safetensors does not fit model.json: {str(error).splitlines()[-1].strip()}"
         ) from None
-    head.weights = Weights(shape.alpha, shape.gamma)
+    head.weights = shape.weights
     return head.eval()

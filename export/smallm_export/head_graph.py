@@ -97,8 +97,9 @@ def _fusion(graph: Graph, weights: dict[str, Array], shape: HeadShape) -> tuple[
     scored = graph.add("Transpose", _convolution(graph, hidden, weights, "last", 2 * members), perm=[0, 2, 1])
     mean = np.concatenate([np.eye(count, dtype=np.float32)] * members, axis=1) / members
     local = graph.linear(scored, np.concatenate([mean, 0 * mean], axis=1), None)
-    trust = mean @ weights["trust.weight"] + _alpha(shape, count)
-    both = graph.linear(scored, np.concatenate([shape.gamma * mean, mean], axis=1), None)
+    alpha, added = shape.weights.by_tag(count)
+    trust = mean @ weights["trust.weight"] + np.diag(alpha)
+    both = graph.linear(scored, np.concatenate([shape.weights.gamma * mean, mean], axis=1), added)
     return graph.add("Add", both, graph.linear("votes", trust, None)), local
 
 
@@ -107,13 +108,8 @@ def _paper(graph: Graph, weights: dict[str, Array], shape: HeadShape) -> tuple[s
     last_layer = graph.add("Gather", "features", graph.scalar(-1, np.int64), axis=2)
     read = graph.linear(last_layer, weights["first.weight"], weights["first.bias"], quantized=True)
     local = graph.linear(graph.add("Tanh", read), weights["last.weight"], weights["last.bias"])
-    voted = graph.linear("votes", _alpha(shape, len(weights["last.bias"])), None)
+    voted = graph.linear("votes", np.diag(shape.weights.by_tag(len(weights["last.bias"]))[0]), None)
     return graph.add("Add", local, voted), local
-
-
-def _alpha(shape: HeadShape, count: int) -> Array:
-    """The weight of a vote as a diagonal (N, N), whether it is one number or one per tag."""
-    return np.diag(np.broadcast_to(np.asarray(shape.alpha, dtype=np.float32), count))
 
 
 def _mask(graph: Graph) -> str:

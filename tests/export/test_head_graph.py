@@ -16,8 +16,8 @@ from smallm_export.head_graph import export_head
 
 from smallm.fusion import Temperatures, Way
 from smallm.labels import LabelSet, TagSpan
-from smallm.model_folder import HeadShape, Model
-from smallm_train.head import HEADS, Head, Weights, build_head
+from smallm.model_folder import HeadShape, Model, Weights
+from smallm_train.head import HEADS, Head, build_head
 
 LABELS = LabelSet(("A", "B", "C"))
 LAYERS, HIDDEN = 3, 24
@@ -32,9 +32,9 @@ def build(kind: str, way: Way, folder: Path, std: float = 0.3) -> tuple[Head, Mo
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=std)
     head.standardize(torch.randn(200, LAYERS, HIDDEN) * 2 + 1)
-    head.weights = Weights(3.0, 0.5) if kind == "fusion" else head.weights
+    head.weights = Weights((2.0, 3.0, 3.5, 2.5), 0.5, 0.25) if kind == "fusion" else head.weights
     weights = {name: value.detach().numpy() for name, value in head.state_dict().items()}
-    shape = HeadShape(kind, 20, [0, 1, 2], HIDDEN, *head.weights)
+    shape = HeadShape(kind, 20, [0, 1, 2], HIDDEN, head.weights)
     model = Model("d", LABELS, "e", "f", 94, shape, weights, way, Temperatures(2.0, 0.7), None, [], [])
     export_head(model, folder / "head.onnx")
     session = onnxruntime.InferenceSession(folder / "head.onnx", providers=["CPUExecutionProvider"])

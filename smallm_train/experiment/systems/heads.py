@@ -156,4 +156,4 @@ def _llm_or_local(split: Split, local: Predictions) -> Predictions:
 
 
 def _figures(trained: Trained) -> dict[str, Any]:
-    return asdict(trained.choice) | trained.head.weights._asdict()
+    return asdict(trained.choice) | asdict(trained.head.weights)
