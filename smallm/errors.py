@@ -88,6 +88,13 @@ class UnavailableError(RetryLaterError):
         self.reason = reason
 
 
+class StoppingError(UnavailableError):
+    """The server is stopping; another may be there soon."""
+
+    def __init__(self) -> None:
+        super().__init__("STOPPING", "the server is stopping", 2.0)
+
+
 class DeadlineError(RequestError):
     """The caller's deadline has passed, or cannot be met."""
 

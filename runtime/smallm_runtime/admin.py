@@ -67,7 +67,7 @@ def _version(version: Version, state: admin_pb2.VersionState.ValueType) -> admin
         requests=version.users,
         loaded=_timestamp(version.loaded),
         domains=version.engine.domains,
-        quantization=version.engine.variant,
+        variant=version.engine.variant,
     )
 
 

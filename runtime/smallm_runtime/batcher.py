@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from smallm.errors import DeadlineError, UnavailableError
-from smallm_runtime.admission import LONGEST_RETRY_S, Limits, refusal
+from smallm.errors import DeadlineError, StoppingError, UnavailableError
+from smallm_runtime.admission import Limits, refusal
 from smallm_runtime.engine import Item, Work
 from smallm_runtime.heads import Recognized
 from smallm_runtime.pace import Pace
@@ -79,7 +79,7 @@ class Batcher:
         *,
         bundle_hash: str = "",
         counts: Counts | None = None,
-        crashed: Callable[[BaseException], None] | None = None,
+        crashed: Callable[[BaseException], object] | None = None,
         tidy: Callable[[], None] | None = None,
     ) -> None:
         """`tidy` is called in the engine's thread when there is nothing to do after a large round."""
@@ -296,5 +296,5 @@ class Batcher:
 
 def _unavailable(failure: BaseException | None) -> UnavailableError:
     if failure is None:
-        return UnavailableError("STOPPING", "the server is stopping", LONGEST_RETRY_S)
+        return StoppingError()
     return UnavailableError("RECOVERING", "the engine crashed and is being replaced", RECOVERY_RETRY_S)

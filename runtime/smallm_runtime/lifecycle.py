@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from smallm.errors import LoadError, UnavailableError
+from smallm.errors import LoadError, StoppingError
 from smallm_runtime import loading
 from smallm_runtime.admission import Limits
 from smallm_runtime.batcher import Batcher, Counts
@@ -85,9 +85,6 @@ class Lifecycle:
         """
         return await asyncio.shield(self.spawn(self._reload()))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self.spawn(work)
-
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that is not forgotten while it runs."""
         task = asyncio.create_task(work)
@@ -133,7 +130,7 @@ class Lifecycle:
     async def _load_all(self) -> bool:
         async with self._lock:
             if self._stopping:
-                raise UnavailableError("STOPPING", "the server is stopping", self._settings.grace_s)
+                raise StoppingError
             before, fresh = self.versions.serving, list[Version]()
             try:
                 paths = (self._settings.bundle, *self._settings.beside)
@@ -161,7 +158,7 @@ class Lifecycle:
             limits,
             bundle_hash=version.fingerprint,
             counts=self.counts,
-            crashed=lambda _: self._begin(self._recover(version)),
+            crashed=lambda _: self.spawn(self._recover(version)),
             tidy=release_memory,
         )
 

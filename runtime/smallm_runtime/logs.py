@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import queue
 import re
 import sys
+import threading
 import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TextIO
 
 from smallm_runtime.settings import Log, LogFormat
 
 REQUEST_ID_KEY = "x-request-id"  # in a call's metadata and in its trailers
 _NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")
+_WAITING = 10_000  # lines for a reader who is slow
+_LAST_S = 2.0  # at the end, to write what waits
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -43,11 +49,56 @@ def read_request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 def configure(settings: Log) -> None:
     """Send everything logged in this process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(sys.stderr)
     handler.setFormatter(_Json() if settings.format is LogFormat.JSON else _Text())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class Lines(logging.Handler):
+    """Writes lines in a thread of its own: a reader of the log who is slow, or gone, must not stop a server.
+
+    Lines that do not fit in the queue are dropped, and the log says how many.
+    """
+
+    def __init__(self, stream: TextIO, waiting: int = _WAITING) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(waiting)
+        self.dropped = 0
+        self._writer = threading.Thread(target=self._write, name="log", daemon=True)
+        self._writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Formatted here: the thread does not know the request."""
+        try:
+            line = self.format(record)
+            if self.dropped:
+                told = f"{self.dropped} lines before this one were dropped, nobody read them"
+                gap = logging.LogRecord(__name__, logging.WARNING, __file__, 0, told, None, None)
+                self._lines.put_nowait(self.format(gap))
+                self.dropped = 0
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._writer.join(_LAST_S)
+        super().close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader is gone, or the stream closed
+                continue
 
 
 class _Json(logging.Formatter):

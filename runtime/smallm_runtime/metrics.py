@@ -112,7 +112,7 @@ class _State(Collector):
     def _bundles(self) -> Iterator[Metric]:
         serving, draining = self._lifecycle.versions.serving, self._lifecycle.versions.draining
         info = GaugeMetricFamily(
-            "smallm_bundle_info", "Bundles loaded", labels=["name", "sha256", "quantization", "state"]
+            "smallm_bundle_info", "Bundles loaded", labels=["name", "sha256", "variant", "state"]
         )
         users = GaugeMetricFamily("smallm_bundle_requests", "Requests that use a bundle", labels=["sha256"])
         for version in (*serving, *draining):

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from smallm.errors import UnavailableError, UnknownVersionError
+from smallm.errors import StoppingError, UnavailableError, UnknownVersionError
 from smallm_runtime.batcher import Batcher
 from smallm_runtime.engine import Engine
 
 VERSION_KEY = "smallm-bundle-version"  # request metadata: a version's name, or 8 or more digits of its fingerprint
 SHORTEST_FINGERPRINT = 8
 LOADING_RETRY_S = 1.0
-STOPPING_RETRY_S = 2.0
 
 
 @dataclass(eq=False)
@@ -68,7 +67,7 @@ class Versions:
         """
         if self._refusing:
             self.refused += 1
-            raise UnavailableError("STOPPING", "the server is stopping", STOPPING_RETRY_S)
+            raise StoppingError
         version = self._find(name)
         version.users += 1
         try:

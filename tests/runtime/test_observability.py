@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from smallm_runtime import edge
-from smallm_runtime.logs import REQUEST_ID_KEY, Call, _Json, _Text, current, read_request_id
+from smallm_runtime.logs import REQUEST_ID_KEY, Call, Lines, _Json, _Text, current, read_request_id
 from smallm_runtime.server import SERVICE
 from smallm_runtime.settings import Auth, Limits, Settings
 from smallm_runtime.tracing import Tracing
@@ -87,6 +89,23 @@ def test_a_line_of_the_log_is_one_line_and_shows_no_message_of_an_exception() ->
     assert (value["request_id"], value["code"], value["level"]) == ("id-1", "OK", "error")
     assert "ValueError" in value["exception"] and "ValueError" in line and "\n" not in line
     assert TEXT not in line and TEXT not in json.dumps(value, ensure_ascii=False)
+
+
+def test_a_log_that_nobody_reads_stops_nobody_and_says_later_what_it_lost() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as reader, os.fdopen(writing, "w") as writer:
+        log = Lines(writer, waiting=5)
+        for number in range(100):  # 6 MB; a pipe holds far less
+            log.handle(logging.LogRecord("a", logging.INFO, "", 1, f"{number} {'x' * 60_000}", None, None))
+        early = [reader.readline().split()[0] for _ in range(5)]
+        while log.dropped:
+            log.handle(logging.LogRecord("a", logging.INFO, "", 1, "late", None, None))
+            time.sleep(0.01)
+        log.close()
+        writer.close()
+        late = reader.read().splitlines()
+    assert early == ["0", "1", "2", "3", "4"]
+    assert late[-1] == "late" and "lines before this one were dropped" in late[-2]
 
 
 def test_metrics_count_calls_texts_and_state_and_hold_no_text(bundle_folder: Path) -> None:

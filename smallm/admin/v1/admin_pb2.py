@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsmallm/admin/v1/admin.proto\x12\x0fsmallm.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n\rReloadRequest\"M\n\x0eReloadResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12*\n\x08versions\x18\x02 \x03(\x0b\x32\x18.smallm.admin.v1.Version\"\x12\n\x10GetStatusRequest\"\xff\x01\n\x11GetStatusResponse\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.smallm.admin.v1.ServerState\x12+\n\x07started\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esmallm_version\x18\x03 \x01(\t\x12)\n\x07\x63urrent\x18\x04 \x01(\x0b\x32\x18.smallm.admin.v1.Version\x12\x34\n\rfailed_reload\x18\x05 \x01(\x0b\x32\x1d.smallm.admin.v1.FailedReload\x12\x17\n\x0fworker_restarts\x18\x06 \x01(\x05\"H\n\x0c\x46\x61iledReload\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13ListVersionsRequest\"B\n\x14ListVersionsResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.smallm.admin.v1.Version\"\xbf\x01\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.smallm.admin.v1.VersionState\x12\x10\n\x08requests\x18\x04 \x01(\x05\x12*\n\x06loaded\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64omains\x18\x06 \x03(\t\x12\x14\n\x0cquantization\x18\x07 \x01(\t*\x97\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVER_STATE_LOADING\x10\x01\x12\x18\n\x14SERVER_STATE_SERVING\x10\x02\x12\x1b\n\x17SERVER_STATE_RECOVERING\x10\x03\x12\x19\n\x15SERVER_STATE_STOPPING\x10\x04*~\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_CURRENT\x10\x01\x12\x18\n\x14VERSION_STATE_BESIDE\x10\x02\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x03\x32\x8a\x02\n\x0c\x41\x64minService\x12I\n\x06Reload\x12\x1e.smallm.admin.v1.ReloadRequest\x1a\x1f.smallm.admin.v1.ReloadResponse\x12R\n\tGetStatus\x12!.smallm.admin.v1.GetStatusRequest\x1a\".smallm.admin.v1.GetStatusResponse\x12[\n\x0cListVersions\x12$.smallm.admin.v1.ListVersionsRequest\x1a%.smallm.admin.v1.ListVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsmallm/admin/v1/admin.proto\x12\x0fsmallm.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n\rReloadRequest\"M\n\x0eReloadResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12*\n\x08versions\x18\x02 \x03(\x0b\x32\x18.smallm.admin.v1.Version\"\x12\n\x10GetStatusRequest\"\xff\x01\n\x11GetStatusResponse\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.smallm.admin.v1.ServerState\x12+\n\x07started\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esmallm_version\x18\x03 \x01(\t\x12)\n\x07\x63urrent\x18\x04 \x01(\x0b\x32\x18.smallm.admin.v1.Version\x12\x34\n\rfailed_reload\x18\x05 \x01(\x0b\x32\x1d.smallm.admin.v1.FailedReload\x12\x17\n\x0fworker_restarts\x18\x06 \x01(\x05\"H\n\x0c\x46\x61iledReload\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13ListVersionsRequest\"B\n\x14ListVersionsResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.smallm.admin.v1.Version\"\xba\x01\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.smallm.admin.v1.VersionState\x12\x10\n\x08requests\x18\x04 \x01(\x05\x12*\n\x06loaded\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64omains\x18\x06 \x03(\t\x12\x0f\n\x07variant\x18\x07 \x01(\t*\x97\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVER_STATE_LOADING\x10\x01\x12\x18\n\x14SERVER_STATE_SERVING\x10\x02\x12\x1b\n\x17SERVER_STATE_RECOVERING\x10\x03\x12\x19\n\x15SERVER_STATE_STOPPING\x10\x04*~\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_CURRENT\x10\x01\x12\x18\n\x14VERSION_STATE_BESIDE\x10\x02\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x03\x32\x8a\x02\n\x0c\x41\x64minService\x12I\n\x06Reload\x12\x1e.smallm.admin.v1.ReloadRequest\x1a\x1f.smallm.admin.v1.ReloadResponse\x12R\n\tGetStatus\x12!.smallm.admin.v1.GetStatusRequest\x1a\".smallm.admin.v1.GetStatusResponse\x12[\n\x0cListVersions\x12$.smallm.admin.v1.ListVersionsRequest\x1a%.smallm.admin.v1.ListVersionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'smallm.admin.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVERSTATE']._serialized_start=815
-  _globals['_SERVERSTATE']._serialized_end=966
-  _globals['_VERSIONSTATE']._serialized_start=968
-  _globals['_VERSIONSTATE']._serialized_end=1094
+  _globals['_SERVERSTATE']._serialized_start=810
+  _globals['_SERVERSTATE']._serialized_end=961
+  _globals['_VERSIONSTATE']._serialized_start=963
+  _globals['_VERSIONSTATE']._serialized_end=1089
   _globals['_RELOADREQUEST']._serialized_start=81
   _globals['_RELOADREQUEST']._serialized_end=96
   _globals['_RELOADRESPONSE']._serialized_start=98
@@ -51,7 +51,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVERSIONSRESPONSE']._serialized_start=552
   _globals['_LISTVERSIONSRESPONSE']._serialized_end=618
   _globals['_VERSION']._serialized_start=621
-  _globals['_VERSION']._serialized_end=812
-  _globals['_ADMINSERVICE']._serialized_start=1097
-  _globals['_ADMINSERVICE']._serialized_end=1363
+  _globals['_VERSION']._serialized_end=807
+  _globals['_ADMINSERVICE']._serialized_start=1092
+  _globals['_ADMINSERVICE']._serialized_end=1358
 # @@protoc_insertion_point(module_scope)

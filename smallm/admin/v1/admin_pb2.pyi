@@ -241,7 +241,7 @@ class Version(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     LOADED_FIELD_NUMBER: _builtins.int
     DOMAINS_FIELD_NUMBER: _builtins.int
-    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The bundle's folder's name."""
     fingerprint: _builtins.str
@@ -249,7 +249,7 @@ class Version(_message.Message):
     state: Global___VersionState.ValueType
     requests: _builtins.int
     """Calls and stream items it is answering."""
-    quantization: _builtins.str
+    variant: _builtins.str
     """fp32, int8."""
     @_builtins.property
     def loaded(self) -> _timestamp_pb2.Timestamp: ...
@@ -264,11 +264,11 @@ class Version(_message.Message):
         requests: _builtins.int = ...,
         loaded: _timestamp_pb2.Timestamp | None = ...,
         domains: _abc.Iterable[_builtins.str] | None = ...,
-        quantization: _builtins.str = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "fingerprint", b"fingerprint", "loaded", b"loaded", "name", b"name", "quantization", b"quantization", "requests", b"requests", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "fingerprint", b"fingerprint", "loaded", b"loaded", "name", b"name", "requests", b"requests", "state", b"state", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
