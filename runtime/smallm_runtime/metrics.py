@@ -111,9 +111,7 @@ class _State(Collector):
 
     def _bundles(self) -> Iterator[Metric]:
         serving, draining = self._lifecycle.versions.serving, self._lifecycle.versions.draining
-        info = GaugeMetricFamily(
-            "smallm_bundle_info", "Bundles loaded", labels=["name", "sha256", "variant", "state"]
-        )
+        info = GaugeMetricFamily("smallm_bundle_info", "Bundles loaded", labels=["name", "sha256", "variant", "state"])
         users = GaugeMetricFamily("smallm_bundle_requests", "Requests that use a bundle", labels=["sha256"])
         for version in (*serving, *draining):
             state = "draining" if version in draining else "current" if version is serving[0] else "beside"

@@ -108,9 +108,15 @@ def collate(
             (entities, example.entities),
         ):
             padded[row, inside] = np.where(values == IGNORED, NO_LABEL, values)
-    arrays = (ids, attention, targets, boundaries, parts, entities)
-    tensors: list[torch.Tensor] = [torch.from_numpy(array) for array in arrays]
-    return Batch(*tensors, kind=examples[0].kind)
+    return Batch(
+        ids=torch.from_numpy(ids),
+        attention=torch.from_numpy(attention),
+        targets=torch.from_numpy(targets),
+        boundaries=torch.from_numpy(boundaries),
+        parts=torch.from_numpy(parts),
+        entities=torch.from_numpy(entities),
+        kind=examples[0].kind,
+    )
 
 
 def _choose_words(boundaries: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
