@@ -24,7 +24,8 @@ CLIENTS = 20
 def server(bundle_folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     switch(tmp_path / "current", variant(bundle_folder, tmp_path / "v1", 1.0))
     command = [sys.executable, "-m", "smallm.cli", "serve", str(tmp_path / "current"), "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    log = (tmp_path / "log").open("w")  # a pipe that nobody reads would fill up and stop the server
+    with log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().rpartition(" ")[2].strip()
         process.kill()
