@@ -57,6 +57,7 @@ _MAPPING: list[tuple[type[BaseException], int, str, Callable[[Any], list[Message
     (errors.UnknownVersionError, code.NOT_FOUND, "UNKNOWN_VERSION", _version),
     (errors.UnknownServiceError, code.NOT_FOUND, "UNKNOWN_SERVICE", _service),
     (errors.OverloadedError, code.RESOURCE_EXHAUSTED, "OVERLOADED", _retry),
+    (errors.StoppingError, code.UNAVAILABLE, "STOPPING", _retry),
     (errors.UnavailableError, code.UNAVAILABLE, "", _retry),
     (errors.DeadlineError, code.DEADLINE_EXCEEDED, "DEADLINE", _none),
     (errors.CredentialsMissingError, code.UNAUTHENTICATED, "CREDENTIALS_MISSING", _none),

@@ -33,7 +33,7 @@ CASES: list[tuple[BaseException, str, str, type[Message] | None]] = [
     (errors.OverloadedError("no", 0.5), "RESOURCE_EXHAUSTED", "OVERLOADED", RetryInfo),
     (errors.UnavailableError("LOADING", "no", 1.0), "UNAVAILABLE", "LOADING", RetryInfo),
     (errors.UnavailableError("RECOVERING", "no", 1.0), "UNAVAILABLE", "RECOVERING", RetryInfo),
-    (errors.UnavailableError("STOPPING", "no", 2.0), "UNAVAILABLE", "STOPPING", RetryInfo),
+    (errors.StoppingError(), "UNAVAILABLE", "STOPPING", RetryInfo),
     (errors.DeadlineError("no"), "DEADLINE_EXCEEDED", "DEADLINE", None),
     (asyncio.CancelledError(), "CANCELLED", "CANCELLED", None),
     (errors.CredentialsMissingError("no"), "UNAUTHENTICATED", "CREDENTIALS_MISSING", None),
