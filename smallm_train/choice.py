@@ -30,7 +30,7 @@ from smallm_train.refinement import refine
 Scores = NDArray[np.float32]
 TEMPERATURES = tuple(float(value) for value in np.geomspace(0.5, 16, 21))
 RESAMPLES = 500
-ENOUGH = 0.5  # standard errors by which fused must be better than the better single way
+ENOUGH = 1.0  # standard errors by which fused must be better (as one-standard-error rules: Breiman et al. 1984)
 
 
 @dataclass(frozen=True)
