@@ -22,7 +22,7 @@ from smallm_export.gate import FLIPS, Figures
 from smallm_export.report import print_domain, print_gates
 from smallm_export.search import smallest
 from smallm_export.texts import by_domain, calibration
-from smallm_export.variants import Encoders
+from smallm_export.variants import EMBEDDINGS, Encoders
 from smallm_export.work import Work
 
 TOOLS = ("onnx", "onnxruntime", "optimum", "optimum-onnx", "torch", "transformers")
@@ -161,13 +161,16 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
                 return work.write_variant(name, models, [*excluded, *nodes])
 
             found, written = smallest(ranked, attempt, lambda one: not failing(one[1]))
-            console.print(f"int8 leaves {len(found)} MatMuls alone: --exclude {' '.join(found)}", soft_wrap=True)
+            if failing(written[1]):  # it is not, or not only, the MatMuls
+                excluded = [EMBEDDINGS, *excluded]
+                found, written = smallest(ranked, attempt, lambda one: not failing(one[1]))
+            left = list(dict.fromkeys([*excluded, *found]))
+            console.print(f"int8 leaves {len(left)} parts alone: --exclude {' '.join(left)}", soft_wrap=True)
             print_gates(console, name, written[1])
         worst = " ".join(ranked[:2])
-        hint = (
-            f". int8 disturbs these most: --exclude {worst}; --search-exclude finds a set that passes "
-            f"({100 * FLIPS} % of tags); --variants fp32 loses nothing; --no-gate accepts it"
-        )
+        search = "" if args.search_exclude else f"; --search-exclude finds a set that passes ({100 * FLIPS} % of tags)"
+        hint = f". int8 disturbs these most: --exclude {worst}{search}"
+        hint += "; --variants fp32 loses nothing; --no-gate accepts it"
     return admit(name, work, written, args.no_gate, hint)
 
 

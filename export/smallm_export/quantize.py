@@ -8,6 +8,7 @@ and full QDQ lost accuracy; both are out.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def quantize(source: Path, target: Path, feeds: Iterable[Feed], nodes: Sequence[
     `reduce_range` keeps weights to 7 bits: without VNNI instructions a CPU adds pairs of 8-bit products in 16 bits,
     which overflow.
     """
+    if not nodes:  # to quantize_static, none is all
+        shutil.copy2(source, target)
+        return
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing that optimum's graph does not need
     try:

@@ -24,6 +24,7 @@ from smallm_export.embeddings import compress
 from smallm_export.quantize import Feed, quantize
 from smallm_export.smooth import observe, smooth, weighted_names
 
+EMBEDDINGS = "embeddings"  # what --exclude calls them
 WORTH_FUSING = 0.97  # of the plain graph's time at most; the fused one needs ONNX Runtime's own operators
 TIMED = 16  # calibration texts a graph is timed on, ROUNDS times
 ROUNDS = 5
@@ -51,12 +52,15 @@ class Encoders:
         return self._fp32(target)
 
     def excluded(self, names: Sequence[str]) -> list[str]:
-        """The MatMul nodes that any of `names`, parts of their names, names. Raises ArtifactError if one names none."""
-        nodes = weighted_names(self.plain)
+        """The embeddings, and the MatMul nodes, that any of `names`, parts of their names, names.
+
+        Raises ArtifactError if one names none.
+        """
+        nodes = [EMBEDDINGS, *weighted_names(self.plain)]
         for name in names:
             if not any(name in node for node in nodes):
                 raise ArtifactError(
-                    f"--exclude {name}: no MatMul of the encoder is called so; they are: {' '.join(nodes)}"
+                    f"--exclude {name}: no part of the encoder is called so; they are: {' '.join(nodes)}"
                 )
         return [node for node in nodes if any(name in node for name in names)]
 
@@ -67,8 +71,11 @@ class Encoders:
             self.disturbance = dict(sorted(disturbance.items(), key=lambda item: -item[1]))
         left = [name for name in self.disturbance if name not in exclude]
         quantize(even, target, self.feeds, left, reduce_range=self.reduce_range)
-        compress(target)
-        return {"reduce_range": self.reduce_range, "excluded": list(exclude), "embeddings": "int8", "graph": "plain"}
+        embeddings = "fp32" if EMBEDDINGS in exclude else "int8"
+        if embeddings == "int8":
+            compress(target)
+        told = {"excluded": list(exclude), "embeddings": embeddings}
+        return {"reduce_range": self.reduce_range, **told, "graph": "plain"}
 
     def _fp16(self, target: Path) -> dict[str, Any]:
         onnx.save(convert_float_to_float16(onnx.load(self.plain), keep_io_types=True), target)

@@ -108,6 +108,21 @@ def test_compressed_embeddings_are_a_quarter_and_each_row_is_its_own(tmp_path: P
     np.testing.assert_array_equal(run(path, ids)[2:3, :4], run(path, ids[2:3, :4]))
 
 
+def test_where_nothing_is_to_be_quantised_nothing_is(tmp_path: Path) -> None:
+    plain = _graph(tmp_path, np.random.default_rng(0), 1)
+    quantize(plain, tmp_path / "int8.onnx", [], [], reduce_range=False)
+    assert (tmp_path / "int8.onnx").read_bytes() == plain.read_bytes()
+
+
+def test_embeddings_and_every_matmul_can_be_left_alone(model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    assert main(["export-onnx", str(model_folder), "--out", str(out), "--exclude", "embeddings", "MatMul"]) == 0
+    manifest = bundle.read(out)
+    made = manifest.variants["int8"].made
+    assert made["embeddings"] == "fp32" and "embeddings" in made["excluded"]
+    assert out.joinpath(bundle.encoder_file("int8")).stat().st_size > 16_000_000
+
+
 def test_a_variant_that_fails_is_not_written_unless_told_and_then_says_so(
     model_folder: Path,
     sample: SampleDomain,
