@@ -28,6 +28,7 @@ from smallm.ner.v1 import ner_pb2, ner_pb2_grpc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.hostile import bundles, judge, requests  # noqa: E402
+from tests.runtime.bundles import switch  # noqa: E402
 
 GOOD = "3号循环泵机封漏油，更换M7N-65"
 IN_LOG = re.compile(rf"Traceback|{requests.CANARY}|密语|internal error")
@@ -121,7 +122,7 @@ def _bundles(
         for index in range(args.bundles):
             kind = list(bundles.KINDS)[index % len(bundles.KINDS)]
             harmed = bundles.harm(kind, good, folder / f"harmed{index}", args.seed + index)
-            _lead(current, harmed)
+            switch(current, harmed)
             try:
                 stub.Reload(admin_pb2.ReloadRequest(), timeout=60)
                 code, told = "OK", ""
@@ -135,18 +136,12 @@ def _bundles(
             if server.process.poll() is not None:
                 return [*wrong, f"bundle, {kind} ({index}): the server ended with {server.process.returncode}"]
             subprocess.run(["rm", "-rf", str(harmed)], check=True)
-        _lead(current, good)
+        switch(current, good)
         stub.Reload(admin_pb2.ReloadRequest(), timeout=60)
     if _answer(server.address) != before:
         wrong.append("another answer after hostile bundles than before")
     _table(outcomes)
     return wrong
-
-
-def _lead(link: Path, folder: Path) -> None:
-    beside = link.with_name("next")
-    beside.symlink_to(folder)
-    beside.replace(link)
 
 
 def _answer(address: str) -> bytes:

@@ -6,6 +6,7 @@ the head's scores of dev texts. Together they are many more texts than dev alone
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,14 +81,15 @@ def choose(head: Head, labels: LabelSet, train: Sequence[tuple[Example, int]], d
         alone = {str(Way.LOCAL): local_all}
         return Choice(Way.LOCAL if texts else Way.LLM, alone, 0.0, 0.0, local_all, len(texts), temperature, temperature)
     head.weights = _weights(head, labels, answered)
+    fused_scores = _fused(head.weights, answered)
     found = {
-        Way.FUSED: _spans(head, labels, answered, _fused(head.weights, answered)),
+        Way.FUSED: _spans(head, labels, answered, fused_scores),
         Way.LLM: [list(text.example.answer or ()) for text in answered],
         Way.LOCAL: _spans(head, labels, answered, local_scores),
     }
     way, gain, error = best_way([text.example.document.spans for text in answered], found)
     f1 = {str(name): _f1(answered, spans) for name, spans in found.items()}
-    fused_temperature = _temperature(head, answered, _fused(head.weights, answered))
+    fused_temperature = _temperature(head, answered, fused_scores)
     return Choice(way, f1, gain, error, local_all, len(texts), temperature, fused_temperature)
 
 
@@ -95,6 +97,7 @@ def _weights(head: Head, labels: LabelSet, texts: Sequence[_Honest]) -> Weights:
     """The best of the head's grid, refined; of equals the nearest to the LLM."""
     gold = [text.example.document.spans for text in texts]
 
+    @functools.cache  # refining comes back to the weights that it stands at
     def counted(weights: Weights) -> bootstrap.Counts:
         return bootstrap.count(gold, [_spans(head, labels, texts, _fused(weights, texts))])
 

@@ -160,16 +160,19 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
             def attempt(nodes: Sequence[str]) -> Written:
                 return work.write_variant(name, models, [*excluded, *nodes])
 
-            found, written = smallest(ranked, attempt, lambda one: not failing(one[1]))
-            if failing(written[1]):  # it is not, or not only, the MatMuls
+            def search() -> tuple[list[str], Written]:
+                return smallest(ranked, attempt, lambda one: not failing(one[1]))
+
+            found, written = search()
+            if failing(written[1]) and EMBEDDINGS not in excluded:  # it is not, or not only, the MatMuls
                 excluded = [EMBEDDINGS, *excluded]
-                found, written = smallest(ranked, attempt, lambda one: not failing(one[1]))
-            left = list(dict.fromkeys([*excluded, *found]))
+                found, written = search()
+            left = [*excluded, *found]
             console.print(f"int8 leaves {len(left)} parts alone: --exclude {' '.join(left)}", soft_wrap=True)
             print_gates(console, name, written[1])
         worst = " ".join(ranked[:2])
-        search = "" if args.search_exclude else f"; --search-exclude finds a set that passes ({100 * FLIPS} % of tags)"
-        hint = f". int8 disturbs these most: --exclude {worst}{search}"
+        offer = "" if args.search_exclude else f"; --search-exclude finds a set that passes ({100 * FLIPS} % of tags)"
+        hint = f". int8 disturbs these most: --exclude {worst}{offer}"
         hint += "; --variants fp32 loses nothing; --no-gate accepts it"
     return admit(name, work, written, args.no_gate, hint)
 

@@ -71,11 +71,12 @@ class Encoders:
             self.disturbance = dict(sorted(disturbance.items(), key=lambda item: -item[1]))
         left = [name for name in self.disturbance if name not in exclude]
         quantize(even, target, self.feeds, left, reduce_range=self.reduce_range)
-        embeddings = "fp32" if EMBEDDINGS in exclude else "int8"
-        if embeddings == "int8":
+        embeddings = "fp32"
+        if EMBEDDINGS not in exclude:
             compress(target)
-        told = {"excluded": list(exclude), "embeddings": embeddings}
-        return {"reduce_range": self.reduce_range, **told, "graph": "plain"}
+            embeddings = "int8"
+        made = {"reduce_range": self.reduce_range, "excluded": list(exclude)}
+        return made | {"embeddings": embeddings, "graph": "plain"}
 
     def _fp16(self, target: Path) -> dict[str, Any]:
         onnx.save(convert_float_to_float16(onnx.load(self.plain), keep_io_types=True), target)
