@@ -63,7 +63,7 @@ class Decoded:
 
     `tags` (n,) are BIO-legal; `scores` (n,) hold at an entity's first token the posterior probability of
     its tags, else 0. `local_tags` (n,) are those without an LLM answer, `local_confidence` the posterior of
-    all of them, 1 for n = 0.
+    the least certain one, 1 for n = 0.
     """
 
     tags: NDArray[np.int64]
@@ -86,10 +86,12 @@ class Decoder:
         return viterbi(emissions, self.start, self.transitions)
 
     def confidence(self, emissions: Array) -> float:
-        """Posterior probability of the whole best tag sequence of local emissions (n, N); 1 for n = 0."""
-        if not len(emissions):
-            return 1.0
-        return self._posteriors(emissions, self.tags(emissions), [(0, len(emissions))], self.temperatures.local)[0]
+        """Posterior probability of the least certain tag of the best sequence of local emissions (n, N); 1 for n = 0.
+
+        That one tag tells better than the whole sequence whether a text is worth the LLM's time (docs/results.md).
+        """
+        each = [(index, index + 1) for index in range(len(emissions))]
+        return min(self._posteriors(emissions, self.tags(emissions), each, self.temperatures.local), default=1.0)
 
     def answered(self, emissions: Array, votes: Array, way: Way) -> tuple[NDArray[np.int64], Array]:
         """`tags` and `scores` (see Decoded) of a text that has votes, by a way that uses them."""

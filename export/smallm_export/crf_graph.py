@@ -24,7 +24,7 @@ class Decoded:
     """Names of results: `tags` (w, b, n) int64, `scores` (w, b, n) and `confidence` (w, b), both float32.
 
     A score stands at an entity's first token and is the posterior probability of its tags, 0 elsewhere.
-    `confidence` is that of all tags of a text, 1 for a text of no tokens.
+    `confidence` is that of the least certain tag of a text, 1 for a text of no tokens.
     """
 
     tags: str
@@ -44,9 +44,16 @@ def decode(graph: Graph, emissions: str, votes: str, lengths: str, decoder: Deco
         local = graph.add("Slice", emissions, graph.ints(0), graph.ints(1))
         searched = graph.add("Concat", local, graph.add("Unsqueeze", votes, graph.ints(0)), axis=0)
         transitions[1] = constrained(np.zeros_like(decoder.transitions), decoder.labels)[1]
+    temperatures = np.array([decoder.temperatures.local, decoder.temperatures.fused])
+    divisors = graph.constant(temperatures.reshape(WAYS, 1, 1, 1))
+    tempered = graph.add("Div", graph.add("Cast", emissions, to=DOUBLE), divisors)
+    tempered = graph.add("Max", tempered, graph.scalar(LOWEST, np.float64))
+    moves = decoder.transitions.astype(np.float64) / temperatures[:, None, None]
+
     text = _Text.of(graph, emissions, lengths)
-    tags = _search(graph, text, searched, decoder.start, transitions)
-    return _score(graph, text, emissions, tags, decoder)
+    passed = _pass(graph, text, searched, transitions, graph.add("Exp", tempered), np.exp(moves), decoder.start)
+    tags = _traced(graph, text, passed.best, passed.pointers)
+    return _score(graph, text, tempered, moves, tags, passed)
 
 
 @dataclass(frozen=True)
@@ -73,110 +80,128 @@ class _Text:
         )
 
 
-def _search(
-    graph: Graph, text: _Text, emissions: str, start: NDArray[np.float32], transitions: NDArray[np.float32]
-) -> str:
-    """Tags (w, b, n) by Viterbi: one scan forward, one back along the pointers. Ties take the lower tag."""
+@dataclass(frozen=True)
+class _Pass:
+    """Names of what one pass over the tokens finds.
+
+    `best` (n, w, b, 1), the best tag of a text that ends at a token, and `pointers` (n, w, b, N), the best tag of
+    a token given the next one's; `forward` and `backward` sums (w, b, n, N), each scaled freely per token, and
+    forward's `scale` (w, b, n).
+    """
+
+    best: str
+    pointers: str
+    forward: str
+    backward: str
+    scale: str
+
+
+def _pass(
+    graph: Graph,
+    text: _Text,
+    emissions: str,
+    transitions: NDArray[np.float32],
+    odds: str,
+    moves: NDArray[np.float64],
+    start: NDArray[np.float32],
+) -> _Pass:
+    """Viterbi's search and both sums in one scan, for a step costs more than what is done in it.
+
+    Backward sums run as second forward ones over the reversed text. Ties of the search take the lower tag.
+    """
     count = len(start)
-    forward = Graph("search_")
-    score = forward.add("Add", "entering", "emission", result="score")
-    moves = forward.add("Unsqueeze", score, forward.ints(-1))
-    moves = forward.add("Add", moves, forward.constant(transitions[:, None]))
-    forward.add("ReduceMax", moves, forward.ints(-2), keepdims=0, result="leaving")
-    forward.add("ArgMax", moves, axis=-2, keepdims=0, result="pointer")
+    step = Graph("pass_")
+    score = step.add("Add", "entering", "emission", result="score")
+    moved = step.add("Add", step.add("Unsqueeze", score, step.ints(-1)), step.constant(transitions[:, None]))
+    step.add("ReduceMax", moved, step.ints(-2), keepdims=0, result="leaving")
+    step.add("ArgMax", moved, axis=-2, keepdims=0, result="pointer")
+    here = step.add("Mul", "entering_sum", "odds")
+    scale = step.add("ReduceSum", here, step.ints(-1), result="scale")
+    scaled = step.add("Div", here, scale, result="scaled")
+    step.add("MatMul", scaled, step.constant(np.stack([moves, moves.transpose(0, 2, 1)])), result="leaving_sum")
     row: Shape = [WAYS, "batch", count]
-    body = forward.body(
-        {"entering": (FLOAT, row), "emission": (FLOAT, row)},
-        {"leaving": (FLOAT, row), "score": (FLOAT, row), "pointer": (INT64, row)},
+    both: Shape = [2, *row]
+    body = step.body(
+        {"entering": (FLOAT, row), "entering_sum": (DOUBLE, both), "emission": (FLOAT, row), "odds": (DOUBLE, both)},
+        {
+            "leaving": (FLOAT, row),
+            "leaving_sum": (DOUBLE, both),
+            "score": (FLOAT, row),
+            "pointer": (INT64, row),
+            "scaled": (DOUBLE, both),
+            "scale": (DOUBLE, [2, WAYS, "batch", 1]),
+        },
     )
     shape = graph.add("Concat", text.rows, graph.ints(count), axis=0)
     entering = graph.add("Expand", graph.constant(start), shape)
-    _, scores, pointers = graph.scan(body, [entering], [_by_token(graph, emissions, 4)])
-
-    back = Graph("trace_")
-    pointed = back.add("GatherElements", "pointer", "following", axis=-1)
-    tag = back.add("Where", "is_last", "best", pointed, result="tag")
-    back.add("Identity", tag, result="kept")
-    one: Shape = [WAYS, "batch", 1]
-    body = back.body(
-        {
-            "following": (INT64, one),
-            "pointer": (INT64, row),
-            "best": (INT64, one),
-            "is_last": (BOOL, ["batch", 1]),
-        },
-        {"tag": (INT64, one), "kept": (INT64, one)},
-    )
-    nothing = graph.add("Expand", graph.ints(0), graph.add("Concat", text.rows, graph.ints(1), axis=0))
-    is_last = graph.add("Unsqueeze", graph.add("Transpose", text.last, perm=[1, 0]), graph.ints(2))
-    best = graph.add("ArgMax", scores, axis=-1)
-    _, tags = graph.scan(body, [nothing], [pointers, best, is_last], reverse=True)
-    tags = graph.add("Squeeze", graph.add("Transpose", tags, perm=[1, 2, 0, 3]), graph.ints(3))
-    return graph.add("Where", text.real, tags, graph.scalar(0, np.int64))
-
-
-def _score(graph: Graph, text: _Text, emissions: str, tags: str, decoder: Decoder) -> Decoded:
-    """Posteriors of the runs in `tags`, from scaled forward and backward sums of probabilities in float64.
-
-    Of a run from s to e under tags y: forward(s, y_s), times the moves and emissions after s, times
-    backward(e, y_e), over the sum of forward(e) * backward(e) (Culotta and McCallum 2004).
-    """
-    temperatures = np.array([decoder.temperatures.local, decoder.temperatures.fused])
-    divisors = graph.constant(temperatures.reshape(WAYS, 1, 1, 1))
-    tempered = graph.add("Div", graph.add("Cast", emissions, to=DOUBLE), divisors)
-    tempered = graph.add("Max", tempered, graph.scalar(LOWEST, np.float64))
-    moves = decoder.transitions.astype(np.float64) / temperatures[:, None, None]
-    forward, backward, scale = _sums(graph, text, graph.add("Exp", tempered), np.exp(moves), decoder)
-
-    chosen = graph.add("Unsqueeze", tags, graph.ints(-1))
-    forward_chosen, backward_chosen, emitted = (
-        graph.add("Squeeze", graph.add("GatherElements", part, chosen, axis=-1), graph.ints(-1))
-        for part in (forward, backward, tempered)
-    )
-    total = graph.add("ReduceSum", graph.add("Mul", forward, backward), graph.ints(-1), keepdims=0)
-    steps = graph.add("Sub", graph.add("Add", _moved(graph, tags, moves), emitted), graph.add("Log", scale))
-    path = graph.add("CumSum", steps, graph.scalar(2, np.int64))  # differences of it are the steps between two tokens
-    opening = graph.add("Sub", graph.add("Log", forward_chosen), path)
-    closing = graph.add("Add", path, graph.add("Log", graph.add("Div", backward_chosen, total)))
-    scores = _of_runs(graph, tags, opening, closing)
-    return Decoded(tags, scores, _of_texts(graph, text, opening, closing))
-
-
-def _sums(graph: Graph, text: _Text, odds: str, moves: NDArray[np.float64], decoder: Decoder) -> tuple[str, str, str]:
-    """Forward and backward sums (w, b, n, N), each scaled freely per token, and forward's scale (w, b, n).
-
-    Backward runs as a second forward over the reversed text, so that one scan does both.
-    """
-    count = len(decoder.start)
-    step = Graph("sum_")
-    here = step.add("Mul", "entering", "odds")
-    scale = step.add("ReduceSum", here, step.ints(-1), result="scale")
-    scaled = step.add("Div", here, scale, result="scaled")
-    step.add("MatMul", scaled, step.constant(np.stack([moves, moves.transpose(0, 2, 1)])), result="leaving")
-    step.add("Identity", "entering", result="entered")
-    row: list[str | int] = [2, WAYS, "batch", count]
-    body = step.body(
-        {"entering": (DOUBLE, row), "odds": (DOUBLE, row)},
-        {
-            "leaving": (DOUBLE, row),
-            "scaled": (DOUBLE, row),
-            "entered": (DOUBLE, row),
-            "scale": (DOUBLE, [*row[:-1], 1]),
-        },
-    )
-    first = np.stack([np.exp(decoder.start.astype(np.float64)), np.ones(count)])
-    shape = graph.add("Concat", graph.ints(2), text.rows, graph.ints(count), axis=0)
-    entering = graph.add("Expand", graph.constant(first[:, None, None]), shape)
-    both = [graph.add("Unsqueeze", part, graph.ints(0)) for part in (odds, _reversed(graph, text, odds))]
-    sequence = _by_token(graph, graph.add("Concat", *both, axis=0), 5)
-    _, scaled, entered, scale = graph.scan(body, [entering], [sequence])
+    first = np.stack([np.exp(start.astype(np.float64)), np.ones(count)])[:, None, None]
+    entering_sum = graph.add("Expand", graph.constant(first), graph.add("Concat", graph.ints(2), shape, axis=0))
+    turned = _reversed(graph, text, odds)
+    directions = [graph.add("Unsqueeze", part, graph.ints(0)) for part in (odds, turned)]
+    sequences = [_by_token(graph, emissions, 4), _by_token(graph, graph.add("Concat", *directions, axis=0), 5)]
+    _, _, scores, pointers, scaled, scale = graph.scan(body, [entering, entering_sum], sequences)
 
     def direction(value: str, index: int) -> str:
         one = graph.add("Gather", value, graph.scalar(index, np.int64), axis=1)
         return graph.add("Transpose", one, perm=[1, 2, 0, 3])
 
-    backward = _reversed(graph, text, direction(entered, 1))
-    return direction(scaled, 0), backward, graph.add("Squeeze", direction(scale, 0), graph.ints(-1))
+    entered = graph.add("Div", direction(scaled, 1), turned)  # without what its own token adds
+    return _Pass(
+        graph.add("ArgMax", scores, axis=-1),
+        pointers,
+        direction(scaled, 0),
+        _reversed(graph, text, entered),
+        graph.add("Squeeze", direction(scale, 0), graph.ints(-1)),
+    )
+
+
+def _traced(graph: Graph, text: _Text, best: str, pointers: str) -> str:
+    """Tags (w, b, n): the pointers followed back from each text's last token.
+
+    By doubling (Hillis and Steele 1986): after k rounds a token's row leads 2^k tokens on, so that few rounds do.
+    """
+    is_last = graph.add("Unsqueeze", graph.add("Transpose", text.last, perm=[1, 0]), graph.ints(1, 3))
+    known = graph.add("Where", is_last, best, pointers)  # whatever would follow the last token
+    size = graph.add("Shape", known, start=0, end=1)
+    step = Graph("trace_")
+    back = step.add("Neg", "reach")
+    near = step.add("Slice", "known", step.ints(0), back, step.ints(0))
+    far = step.add("Slice", "known", "reach", size, step.ints(0))
+    rest = step.add("Slice", "known", back, size, step.ints(0))
+    step.add("Concat", step.add("GatherElements", near, far, axis=-1), rest, axis=0, result="better")
+    further = step.add("Add", "reach", "reach", result="further")
+    step.add("Squeeze", step.add("Less", further, size), step.ints(0), result="again")
+    rows: Shape = ["length", WAYS, "batch", "tags"]
+    body = step.body(
+        {"round": (INT64, []), "on": (BOOL, []), "known": (INT64, rows), "reach": (INT64, [1])},
+        {"again": (BOOL, []), "better": (INT64, rows), "further": (INT64, [1])},
+    )
+    traced, _ = graph.loop(body, [known, graph.ints(1)])
+    tags = graph.add("Gather", traced, graph.scalar(0, np.int64), axis=-1)
+    return graph.add("Where", text.real, graph.add("Transpose", tags, perm=[1, 2, 0]), graph.scalar(0, np.int64))
+
+
+def _score(graph: Graph, text: _Text, tempered: str, moves: NDArray[np.float64], tags: str, passed: _Pass) -> Decoded:
+    """Posteriors of the runs in `tags`, from scaled forward and backward sums of probabilities in float64.
+
+    Of a run from s to e under tags y: forward(s, y_s), times the moves and emissions after s, times
+    backward(e, y_e), over the sum of forward(e) * backward(e) (Culotta and McCallum 2004).
+    """
+    chosen = graph.add("Unsqueeze", tags, graph.ints(-1))
+    forward, backward, emitted = (
+        graph.add("Squeeze", graph.add("GatherElements", part, chosen, axis=-1), graph.ints(-1))
+        for part in (passed.forward, passed.backward, tempered)
+    )
+    total = graph.add("ReduceSum", graph.add("Mul", passed.forward, passed.backward), graph.ints(-1), keepdims=0)
+    rest = graph.add("Div", backward, total)
+    steps = graph.add("Sub", graph.add("Add", _moved(graph, tags, moves), emitted), graph.add("Log", passed.scale))
+    path = graph.add("CumSum", steps, graph.scalar(2, np.int64))  # differences of it are the steps between two tokens
+    opening = graph.add("Sub", graph.add("Log", forward), path)
+    closing = graph.add("Add", path, graph.add("Log", rest))
+    alone = graph.add("Where", text.real, graph.add("Mul", forward, rest), graph.scalar(1, np.float64))
+    least = graph.add("ReduceMin", alone, graph.ints(2), keepdims=0)
+    confidence = graph.add("Cast", graph.add("Min", least, graph.scalar(1, np.float64)), to=FLOAT)
+    return Decoded(tags, _of_runs(graph, tags, opening, closing), confidence)
 
 
 def _reversed(graph: Graph, text: _Text, value: str) -> str:
@@ -214,15 +239,6 @@ def _of_runs(graph: Graph, tags: str, opening: str, closing: str) -> str:
     values = graph.add("Add", graph.add("GatherND", opening, firsts), graph.add("GatherND", closing, ends))
     nothing = graph.add("Expand", graph.scalar(0, np.float32), graph.add("Shape", tags))
     return graph.add("ScatterND", nothing, firsts, _probability(graph, values))
-
-
-def _of_texts(graph: Graph, text: _Text, opening: str, closing: str) -> str:
-    """Confidence (w, b): the run from the first token to the last."""
-    first = graph.add("Gather", opening, graph.scalar(0, np.int64), axis=2)
-    at_last = graph.add("Where", text.last, closing, graph.scalar(0, np.float64))
-    whole = graph.add("Add", first, graph.add("ReduceSum", at_last, graph.ints(2), keepdims=0))
-    some = graph.add("Greater", text.lengths, graph.scalar(0, np.int64))
-    return graph.add("Where", some, _probability(graph, whole), graph.scalar(1, np.float32))
 
 
 def _probability(graph: Graph, log: str) -> str:

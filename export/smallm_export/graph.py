@@ -18,7 +18,7 @@ Shape = Sequence[str | int]
 
 
 class Graph:
-    """Nodes and constants; every method returns the name of its result. A scan's body is a Graph of its own."""
+    """Nodes and constants; every method returns the name of its result. The body of a scan or loop is a Graph too."""
 
     def __init__(self, prefix: str = "") -> None:
         self.nodes: list[Any] = []
@@ -50,19 +50,26 @@ class Graph:
         product = self.add("MatMul", value, self.constant(weight.T), quantized=quantized)
         return product if bias is None else self.add("Add", product, self.constant(bias))
 
-    def scan(self, body: Any, states: Sequence[str], sequences: Sequence[str], reverse: bool = False) -> list[str]:
+    def scan(self, body: Any, states: Sequence[str], sequences: Sequence[str]) -> list[str]:
         """Run `body` (see `body`) along axis 0 of `sequences`: its final states, then its stacked outputs."""
-        name = f"{self._prefix}Scan_{len(self.nodes)}"
-        results = [f"{name}_{index}" for index in range(len(body.output))]
-        attributes: dict[str, Any] = {"body": body, "num_scan_inputs": len(sequences)}
-        if reverse:
-            attributes["scan_input_directions"] = [1] * len(sequences)
-            attributes["scan_output_directions"] = [1] * (len(results) - len(states))
-        self.nodes.append(helper.make_node("Scan", [*states, *sequences], results, name=name, **attributes))
+        return self._over(body, "Scan", [*states, *sequences], num_scan_inputs=len(sequences))
+
+    def loop(self, body: Any, states: Sequence[str]) -> list[str]:
+        """Run `body` at least once and until its first output is false: its final states.
+
+        Before the states, `body` takes the number of the round and a truth.
+        """
+        return self._over(body, "Loop", ["", "", *states])
+
+    def _over(self, body: Any, operation: str, inputs: Sequence[str], **attributes: Any) -> list[str]:
+        name = f"{self._prefix}{operation}_{len(self.nodes)}"
+        count = len(body.output) - (operation == "Loop")
+        results = [f"{name}_{index}" for index in range(count)]
+        self.nodes.append(helper.make_node(operation, inputs, results, name=name, body=body, **attributes))
         return results
 
     def body(self, inputs: Mapping[str, tuple[int, Shape]], outputs: Mapping[str, tuple[int, Shape]]) -> Any:
-        """This graph as the body of a scan: states first in both, then sequences' items and outputs."""
+        """This graph as the body of a scan, states first in both, then sequences' items and outputs, or of a loop."""
         return helper.make_graph(self.nodes, self._prefix, _infos(inputs), _infos(outputs), self.constants)
 
     def model(self, inputs: Mapping[str, tuple[int, Shape]], outputs: Mapping[str, tuple[int, Shape]]) -> Any:

@@ -21,6 +21,7 @@ from smallm_runtime.stretches import Stretch, Stretches
 from smallm_runtime.variants import choose
 
 LONG_TEXT = 4096  # code points from which a text's tokens are packed
+CPU_CALL_TOKENS = 160  # of an encoder call on a CPU unless a profile says otherwise
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Engine:
         self._tokenizer = TextTokenizer.load(folder)
         encoder = folder / bundle.encoder_file(variant)
         self._encoder = open_session(encoder, profile.threads, device, profile.spinning, profile.arena)
+        self._call_tokens = profile.call_tokens or (CPU_CALL_TOKENS if device == "cpu" else profile.round_tokens)
         self._heads = {
             name: Head.load(folder, name, domain, manifest.graphs(name, variant)[1])
             for name, domain in manifest.domains.items()
@@ -166,7 +168,7 @@ class Engine:
         while order:
             longest = len(parts[order[-1]]) + 2
             least = longest - 2 - self.profile.padding_tokens
-            most = max(1, self.profile.round_tokens // longest)
+            most = max(1, self._call_tokens // longest)
             chosen = [index for index in order[-most:] if len(parts[index]) >= least]
             del order[-len(chosen) :]
             stacked = self._encoder.run(None, self._tokenizer.encoder_inputs([parts[index] for index in chosen]))[0]

@@ -22,7 +22,8 @@ class Profile:
     """Settings of the encoder's session and of what goes into a round.
 
     threads: inside a session; parallel: rounds at once, each on a session's worth of threads;
-    round_tokens: tokens (code points) gathered into a round, and the bound of an encoder call with its padding;
+    round_tokens: tokens (code points) gathered into a round; call_tokens: those of an encoder call with its padding,
+    None for what suits the device (a CPU is fastest where a call's activations stay in its cache);
     padding_tokens: a text joins an encoder call if it needs no more padding than this, which is what a call's
     overhead is worth; spinning, arena: see `sessions.open_session`.
     """
@@ -30,12 +31,13 @@ class Profile:
     threads: int = field(default_factory=available_cpus)
     parallel: int = 1
     round_tokens: int = 2048
+    call_tokens: int | None = None
     padding_tokens: int = 16
     spinning: bool = False
     arena: bool = False
 
     def __post_init__(self) -> None:
-        numbers = (self.threads, self.parallel, self.round_tokens)
+        numbers = (self.threads, self.parallel, self.round_tokens, 1 if self.call_tokens is None else self.call_tokens)
         if not all(isinstance(one, int) and one > 0 for one in numbers) or self.padding_tokens < 0:
             raise ValueError(f"not a profile: {self}")
 

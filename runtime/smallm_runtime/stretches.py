@@ -83,10 +83,10 @@ class Stretches:
     def accept(self, stretch: Stretch, entities: Sequence[Entity], confidence: float) -> None:
         """Keep what was found in `stretch` as far as it is certain, and go on to the next windows.
 
-        The confidence of a long text is the product of its stretches'.
+        The confidence of a long text is the least of its stretches'.
         """
         self._next += len(self._coming())
-        self.confidence *= confidence
+        self.confidence = min(self.confidence, confidence)
         border = len(self.tokens) if self.done else stretch.end - MARGIN
         if border <= stretch.begin:  # windows shorter than the margin: nothing is certain yet
             self._carry = stretch.features

@@ -57,11 +57,20 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     texts, console = spread(read_texts(args.texts), args.texts), Console(highlight=False)
     chosen, measured = tune(args.bundle, texts, args.goal, args.seconds, args.device, console.print)
-    table = Table("threads", "at once", "spinning", "arena", "padding", "round", "one text, ms", "texts/s", box=None)
+    table = Table(
+        "threads", "at once", "spinning", "arena", "call", "padding", "round", "one text, ms", "texts/s", box=None
+    )
     for one in measured:
         settings = one.profile
         marks = ("on" if flag else "off" for flag in (settings.spinning, settings.arena))
-        counts = (settings.threads, settings.parallel, *marks, settings.padding_tokens, settings.round_tokens)
+        counts = (
+            settings.threads,
+            settings.parallel,
+            *marks,
+            settings.call_tokens or "-",
+            settings.padding_tokens,
+            settings.round_tokens,
+        )
         row = (*map(str, counts), f"{1000 * one.alone_s:.2f}", f"{one.per_s:.1f}")
         table.add_row(*row, style="bold green" if settings == chosen else "")
     console.print(table)
@@ -108,6 +117,10 @@ def _questions() -> list[tuple[str, Callable[[Profile], list[Profile]]]]:
         (
             "spinning threads and the memory arena",
             lambda best: [best, replace(best, spinning=True), replace(best, arena=True)],
+        ),
+        (
+            "tokens in an encoder call",
+            lambda best: [best, *(replace(best, call_tokens=tokens) for tokens in (64, 128, 256, 512, 2048))],
         ),
         ("padding", lambda best: [best, *(replace(best, padding_tokens=tokens) for tokens in (0, 4, 8, 32, 64))]),
         (

@@ -126,5 +126,5 @@ def test_only_standard_operators(tmp_path: Path) -> None:
     build("fusion", Way.LLM, tmp_path)
     model = onnx.load(tmp_path / "head.onnx")
     bodies = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
-    assert len(bodies) == 3 and [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert len(bodies) == 2 and [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
     assert {node.domain for graph in (model.graph, *bodies) for node in graph.node} == {""}

@@ -15,19 +15,22 @@ from smallm.labels import LabelSet
 
 
 def brute(decoder: Decoder, emissions: NDArray[np.float32]) -> float:
-    scores = []
+    paths, scores = [], []
     for tags in product(range(decoder.labels.num_tags), repeat=len(emissions)):
         if not decoder.labels.legal(None, tags[0]):
             continue
         if all(decoder.labels.legal(*pair) for pair in zip(tags, tags[1:], strict=False)):
             score = sum(emissions[index, tag] for index, tag in enumerate(tags))
             score += sum(decoder.transitions[pair] for pair in zip(tags, tags[1:], strict=False))
+            paths.append(np.array(tags))
             scores.append(float(score) / decoder.temperatures.local)
-    return float(np.exp(max(scores)) / np.exp(scores).sum())
+    weights, best = np.exp(scores), paths[int(np.argmax(scores))]
+    agree = np.array([path == best for path in paths])
+    return float((agree * weights[:, None]).sum(0).min() / weights.sum())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_confidence_is_the_posterior_of_the_best_sequence(temperature: float) -> None:
+def test_confidence_is_the_posterior_of_the_least_certain_tag(temperature: float) -> None:
     generator, labels = np.random.default_rng(0), LabelSet(("A", "B"))
     for length in (1, 2, 4):
         transitions = generator.normal(size=(5, 5)).astype(np.float32)
