@@ -18,6 +18,7 @@ from smallm.errors import ArtifactError
 from smallm.labels import LabelSet
 from smallm.model_folder import Weights
 from smallm_train.crf import constraints
+from smallm_train.dropout import Dropout
 
 LIMIT = 500_000  # trainable parameters of a head of default width
 
@@ -65,6 +66,10 @@ class Head(nn.Module):
 
     def standardize(self, features: torch.Tensor) -> None:
         """Fit what the head knows of its input's scale on training features (tokens, layers, hidden)."""
+
+    def constrained_each(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(start (N,), transitions (members, N, N)), as `constrained`."""
+        return self.get_buffer("start"), self.transitions.masked_fill(self.get_buffer("closed"), FORBIDDEN)
 
     def constrained(self, member: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(start, transitions) of a member, or of all averaged, with the moves closed that BIO forbids."""
@@ -124,7 +129,7 @@ class FusionHead(Head):
         self.trust = nn.Linear(count, self.members * count, bias=False)
         _zero(self.last)
         _zero(self.trust)
-        self.drop_features, self.drop_hidden = nn.Dropout(0.15), nn.Dropout(0.4)
+        self.drop_features, self.drop_hidden = Dropout(0.15), Dropout(0.4)
 
     def standardize(self, features: torch.Tensor) -> None:
         """Fix each feature's mean and scale from training features (tokens, layers, hidden)."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smallm.errors import DataError
 from smallm.fusion import UNTEMPERED, Decoder, Temperatures
 from smallm.labels import LabelSet
-from smallm_train.crf import negative_log_likelihood
+from smallm_train.crf import weighted_nll
 from smallm_train.examples import Batch, Example, collate
 from smallm_train.head import Head
 from smallm_train.material import Folds, Material
@@ -112,19 +112,17 @@ def _loss(head: Head, batch: Batch, folds: Folds) -> torch.Tensor:
     """Mean over members of the loss on texts of other folds: fused where the LLM has answered, and local."""
     scores = head.scores(batch.features, batch.votes, batch.mask)
     answered = batch.votes.amax((1, 2)) > 0
-    loss = torch.zeros(())
-    for member in range(head.members):
-        learns = torch.from_numpy(folds != member) if head.members > 1 else torch.ones(len(folds), dtype=torch.bool)
-        start, transitions = head.constrained(member)
-        fused = head.weigh(scores.fused[member], torch.zeros_like(batch.votes), batch.votes)
-        local = learns if head.trains_local else learns & ~answered
-        for emissions, texts in ((fused, learns & answered), (scores.local[member], local)):
-            if bool(texts.any()):
-                mean = negative_log_likelihood(
-                    emissions[texts], batch.tags[texts], batch.mask[texts], start, transitions
-                )
-                loss = loss + mean * (texts.sum() / len(folds))
-    return loss / head.members
+    fused = head.weigh(scores.fused[:, answered], torch.zeros(()), batch.votes[answered])
+    members = torch.arange(head.members)[:, None]
+    learns = members != torch.from_numpy(folds) if head.members > 1 else torch.ones(1, len(folds), dtype=torch.bool)
+    local = learns if head.trains_local else learns & ~answered
+    return weighted_nll(
+        torch.cat([fused, scores.local], 1),
+        torch.cat([batch.tags[answered], batch.tags]),
+        torch.cat([batch.mask[answered], batch.mask]),
+        *head.constrained_each(),
+        torch.cat([learns[:, answered], local], 1) / (len(folds) * head.members),
+    )
 
 
 @torch.inference_mode()
