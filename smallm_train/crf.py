@@ -39,7 +39,7 @@ def weighted_nll(
     transitions: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Sum of weights (c, b) times the NLL of c CRFs: emissions (c, b, n, N), transitions (c, N, N), the rest as above."""
+    """Sum of weights (c, b) times NLL of c CRFs: emissions (c, b, n, N), transitions (c, N, N); the rest as above."""
     loss: torch.Tensor = _WeightedNLL.apply(emissions, tags, mask, start, transitions, weights)  # type: ignore[no-untyped-call]
     return loss
 
@@ -83,13 +83,13 @@ def _marginals(
     """(log partition (c, b), weighted unary marginals (c, b, n, N) and expected moves (c, N, N)); shapes as above."""
     scores = emissions.astype(np.float64)
     highest = scores.max(axis=3, keepdims=True)
-    real = mask[..., None]
+    real = mask[:, :, None]
     potential = np.ascontiguousarray(np.where(real, np.exp(scores - highest), 1.0).transpose(2, 0, 1, 3))
     moves = np.exp(transitions.astype(np.float64))
     moved_back = np.ascontiguousarray(moves.transpose(0, 2, 1))
     forward, backward, weighted = np.empty_like(potential), np.ones_like(potential), np.empty_like(potential)
     scale = np.ones((*potential.shape[:3], 1))
-    everywhere = mask.all(axis=0)  # where no text has ended yet, there is nothing to choose
+    everywhere = np.asarray(mask.all(axis=0))  # where no text has ended yet, there is nothing to choose
     current = potential[0] * np.exp(start.astype(np.float64))
     for position in range(len(potential)):
         if position:

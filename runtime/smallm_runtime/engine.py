@@ -15,13 +15,12 @@ from smallm.fusion import Entity, Way
 from smallm.llm.prompt import Prompt
 from smallm.tokenization import PackedTokens, TextTokenizer, Tokens
 from smallm_runtime.heads import Encoded, Head, Recognized, recognize_all
-from smallm_runtime.profile import Profile
+from smallm_runtime.profile import Profile, untuned
 from smallm_runtime.sessions import open_session
 from smallm_runtime.stretches import Stretch, Stretches
 from smallm_runtime.variants import choose
 
 LONG_TEXT = 4096  # code points from which a text's tokens are packed
-CPU_CALL_TOKENS = 160  # of an encoder call on a CPU unless a profile says otherwise
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Engine:
         self._tokenizer = TextTokenizer.load(folder)
         encoder = folder / bundle.encoder_file(variant)
         self._encoder = open_session(encoder, profile.threads, device, profile.spinning, profile.arena)
-        self._call_tokens = profile.call_tokens or (CPU_CALL_TOKENS if device == "cpu" else profile.round_tokens)
         self._heads = {
             name: Head.load(folder, name, domain, manifest.graphs(name, variant)[1])
             for name, domain in manifest.domains.items()
@@ -68,10 +66,13 @@ class Engine:
     ) -> Engine:
         """Verify and load the bundle in `folder`. Raises ArtifactError.
 
-        `threads` overrides the profile's; `variant` '' takes what suits the device (see `variants.choose`).
+        `profile` None is `untuned`; `threads` makes it one round at a time on so many; `variant` '' takes what
+        suits the device (see `variants.choose`).
         """
-        chosen, manifest = profile or Profile(), bundle.read(folder)
-        profile = replace(chosen, threads=threads) if threads else chosen
+        manifest = bundle.read(folder)
+        profile = profile or untuned(manifest.encoder.hidden, device)
+        if threads:
+            profile = replace(profile, threads=threads, parallel=1)
         return cls(folder, manifest, choose(manifest, device, variant), device, profile)
 
     @property
@@ -168,7 +169,7 @@ class Engine:
         while order:
             longest = len(parts[order[-1]]) + 2
             least = longest - 2 - self.profile.padding_tokens
-            most = max(1, self._call_tokens // longest)
+            most = max(1, self.profile.call_tokens // longest)
             chosen = [index for index in order[-most:] if len(parts[index]) >= least]
             del order[-len(chosen) :]
             stacked = self._encoder.run(None, self._tokenizer.encoder_inputs([parts[index] for index in chosen]))[0]

@@ -9,6 +9,7 @@ import queue
 import re
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from smallm_runtime.settings import Log, LogFormat
 REQUEST_ID_KEY = "x-request-id"  # in a call's metadata and in its trailers
 _NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")
 _WAITING = 10_000  # lines for a reader who is slow
+_GATHER_S = 0.02  # lines that come so soon after one another are written together: waking for each costs calls time
 _LAST_S = 2.0  # at the end, to write what waits
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -93,12 +95,16 @@ class Lines(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._stream.write(line + "\n")
+        lines: list[str | None] = []
+        while None not in lines:
+            lines = [self._lines.get()]
+            time.sleep(_GATHER_S)
+            with contextlib.suppress(queue.Empty):
+                while lines[-1] is not None:
+                    lines.append(self._lines.get_nowait())
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone, or the stream closed
+                self._stream.write("".join(f"{line}\n" for line in lines if line is not None))
                 self._stream.flush()
-            except (OSError, ValueError):  # the reader is gone, or the stream closed
-                continue
 
 
 class _Json(logging.Formatter):

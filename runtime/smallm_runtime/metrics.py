@@ -64,6 +64,7 @@ class ServerMetrics:
             registry=self.registry,
             buckets=_SECONDS,
         )
+        self._stages = {stage: self.stages.labels(stage) for stage in ("llm", "queue", "model", "total")}
         self.batches = Histogram(
             "smallm_text_batch_size", "Texts that shared a text's batch", registry=self.registry, buckets=_BATCH
         )
@@ -80,8 +81,8 @@ class ServerMetrics:
 
     def text(self, timings: Timings) -> None:
         """Count a text."""
-        for stage in ("llm", "queue", "model", "total"):
-            self.stages.labels(stage).observe(getattr(timings, f"{stage}_us") / 1e6)
+        for stage, seconds in self._stages.items():
+            seconds.observe(getattr(timings, f"{stage}_us") / 1e6)
         if timings.batch_size:
             self.batches.observe(timings.batch_size)
 

@@ -15,6 +15,8 @@ from smallm_runtime.sessions import available_cpus
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
+SMALL = 384  # hidden size up to which threads wait for one another longer than they share work
+SMALL_PARALLEL = 4  # more rounds at once would wait for Python
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Profile:
     """Settings of the encoder's session and of what goes into a round.
 
     threads: inside a session; parallel: rounds at once, each on a session's worth of threads;
-    round_tokens: tokens (code points) gathered into a round; call_tokens: those of an encoder call with its padding,
-    None for what suits the device (a CPU is fastest where a call's activations stay in its cache);
+    round_tokens: tokens (code points) gathered into a round; call_tokens: those of an encoder call with its padding
+    (a CPU is fastest where a call's activations stay in its cache, and takes the least memory);
     padding_tokens: a text joins an encoder call if it needs no more padding than this, which is what a call's
     overhead is worth; spinning, arena: see `sessions.open_session`.
     """
@@ -31,15 +33,24 @@ class Profile:
     threads: int = field(default_factory=available_cpus)
     parallel: int = 1
     round_tokens: int = 2048
-    call_tokens: int | None = None
+    call_tokens: int = 160
     padding_tokens: int = 16
     spinning: bool = False
     arena: bool = False
 
     def __post_init__(self) -> None:
-        numbers = (self.threads, self.parallel, self.round_tokens, 1 if self.call_tokens is None else self.call_tokens)
+        numbers = (self.threads, self.parallel, self.round_tokens, self.call_tokens)
         if not all(isinstance(one, int) and one > 0 for one in numbers) or self.padding_tokens < 0:
             raise ValueError(f"not a profile: {self}")
+
+
+def untuned(hidden: int, device: str) -> Profile:
+    """What suits an encoder of that hidden size where nobody has measured."""
+    if device != "cpu":
+        return Profile(call_tokens=Profile.round_tokens)
+    if hidden <= SMALL:
+        return Profile(threads=1, parallel=min(available_cpus(), SMALL_PARALLEL))
+    return Profile()
 
 
 def default_file(folder: Path) -> Path:
@@ -55,14 +66,14 @@ def write(file: Path, folder: Path, profile: Profile, measured: list[dict[str, A
     )
 
 
-def read(folder: Path, file: Path | None = None) -> Profile:
-    """The profile in `file` (None: beside the bundle in `folder`, the defaults if there is none).
+def read(folder: Path, file: Path | None = None) -> Profile | None:
+    """The profile in `file` (None: beside the bundle in `folder`); None if there is none that was measured here.
 
     One that was measured on another machine or bundle is not used, and the log says so. Raises ArtifactError.
     """
     chosen = file or default_file(folder)
     if file is None and not chosen.is_file():
-        return Profile()
+        return None
     value = atomic.read_versioned(chosen, FORMAT, "`smallm tune` writes it")
     try:
         profile = Profile(**value["profile"])
@@ -72,7 +83,7 @@ def read(folder: Path, file: Path | None = None) -> Profile:
     different = [name for name, now in _circumstances(folder).items() if stated[name] != now]
     if different:
         _log.warning("%s was measured with another %s and is not used; run `smallm tune`", chosen, different[0])
-        return Profile()
+        return None
     return profile
 
 

@@ -120,7 +120,7 @@ class Settings:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on, or unix:PATH; port 0 takes a free one."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Threads of the encoder; by default the CPUs that the process may use."""
+    """Threads of the encoder, one round at a time; by default what suits it and the CPUs the process may use."""
     device: str = "cpu"
     """cpu or cuda."""
     variant: str = ""

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from smallm import bundle
 from smallm.errors import DataError
 from smallm.formats import read_texts
 from smallm_runtime import profile as profiles
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             settings.threads,
             settings.parallel,
             *marks,
-            settings.call_tokens or "-",
+            settings.call_tokens,
             settings.padding_tokens,
             settings.round_tokens,
         )
@@ -93,7 +94,7 @@ def tune(
     folder: Path, texts: Sequence[str], goal: str, seconds: float, device: str, say: Callable[[str], Any]
 ) -> tuple[Profile, list[Measured]]:
     """The best profile, and all that was measured. One setting after the other, from what matters most."""
-    best, measured = Profile(), list[Measured]()
+    best, measured = profiles.untuned(bundle.read(folder).encoder.hidden, device), list[Measured]()
     for title, candidates in _questions():
         say(f"measuring {title}")
         found = _compare(folder, candidates(best), texts, seconds, device)
@@ -112,7 +113,7 @@ def _questions() -> list[tuple[str, Callable[[Profile], list[Profile]]]]:
     return [
         (
             "threads inside a session against several sessions",
-            lambda best: [replace(best, threads=t, parallel=p) for t, p in dict.fromkeys(shares)],
+            lambda best: list(dict.fromkeys([best, *(replace(best, threads=t, parallel=p) for t, p in shares)])),
         ),
         (
             "spinning threads and the memory arena",

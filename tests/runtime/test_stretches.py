@@ -5,8 +5,10 @@ from __future__ import annotations
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from smallm_runtime.engine import Engine, Item, Work
 from smallm_runtime.profile import Profile
@@ -91,3 +93,20 @@ def test_many_texts_at_once_are_taken_in_rounds(engine: Engine, sample: SampleDo
     together = at_once(engine, 300).recognize([Item(text) for text in texts])
     alone = [at_once(engine, Profile().round_tokens).recognize([Item(text)])[0] for text in texts]
     assert [[one.span for one in found] for found in together] == [[one.span for one in found] for found in alone]
+
+
+def test_an_encoder_call_holds_no_more_tokens_than_it_should(
+    bundle_folder: Path, sample: SampleDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [document.text for document in sample.test]
+    wanted = Engine.load(bundle_folder, profile=Profile(call_tokens=2048)).recognize([Item(text) for text in texts])
+    shapes, run = list[Any](), onnxruntime.InferenceSession.run
+
+    def watched(session: Any, names: Any, feed: dict[str, Any]) -> Any:
+        shapes.extend(feed[name].shape for name in feed if name == "input_ids")
+        return run(session, names, feed)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", watched)
+    found = Engine.load(bundle_folder, profile=Profile(call_tokens=100)).recognize([Item(text) for text in texts])
+    assert any(rows > 1 for rows, _ in shapes) and all(rows * length <= 100 or rows == 1 for rows, length in shapes)
+    assert [[one.span for one in part] for part in found] == [[one.span for one in part] for part in wanted]

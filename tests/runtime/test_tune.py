@@ -34,7 +34,8 @@ def test_the_profile_lies_beside_the_bundle_which_stays_as_it_was_and_the_server
     assert "texts/s" in capsys.readouterr().out
     file = copy.with_name("copy.profile.json")
     written = json.loads(file.read_text())
-    assert len(written["measured"]) > 10 and written["profile"] == asdict(profile.read(copy))
+    chosen = profile.read(copy)
+    assert chosen is not None and len(written["measured"]) > 10 and written["profile"] == asdict(chosen)
     assert bundle.read(copy).files == before
     written["profile"]["round_tokens"] = 300
     file.write_text(json.dumps(written))
@@ -50,11 +51,11 @@ def test_a_profile_of_another_machine_or_bundle_is_not_used(
     file = profile.default_file(copy)
     for field, value in (("cpus", 96), ("cpu", "another"), ("bundle", "0" * 64)):
         profile.write(file, copy, Profile(threads=7), [])
-        assert profile.read(copy).threads == 7
+        assert profile.read(copy) == Profile(threads=7)
         changed = json.loads(file.read_text()) | {field: value}
         file.write_text(json.dumps(changed))
-        assert profile.read(copy).threads != 7 and f"another {field}" in caplog.text
-    assert profile.read(bundle_folder) == Profile()
+        assert profile.read(copy) is None and f"another {field}" in caplog.text
+    assert profile.read(bundle_folder) is None
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,14 @@ def test_texts_are_spread_over_the_file() -> None:
     assert len(texts) == tune.TEXTS and texts[0] == "泵0" and int(texts[-1][1:]) > 700
     with pytest.raises(DataError, match="texts.txt"):
         tune.spread([" "], Path("texts.txt"))
+
+
+def test_where_nobody_measured_a_small_encoder_shares_out_rounds_and_a_large_one_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profile, "available_cpus", lambda: 3)
+    assert [(one.threads, one.parallel) for one in (profile.untuned(256, "cpu"), profile.untuned(768, "cpu"))] == [
+        (1, 3),
+        (profile.Profile().threads, 1),
+    ]
+    assert profile.untuned(256, "cuda").call_tokens == profile.Profile().round_tokens
