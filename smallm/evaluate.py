@@ -62,7 +62,8 @@ def compare(
 
     A text without an LLM answer counts as no spans for `llm`, and is recognised locally by `fused`.
     `calibration`: the expected calibration error of the entities' scores, by way. `asking`: micro F1
-    by the share of texts for which the LLM's answer is used, those first of which the local model is least sure.
+    by the share of texts for which the LLM's answer is used, those first of which the local model is least sure, and
+    the `threshold` of a server that asks so often.
     """
     texts = [document.text for document in documents]
     gold = [document.spans for document in documents]
@@ -95,9 +96,11 @@ def _asking(
     order = sorted(range(len(gold)), key=lambda index: confidences[index])
     curve = []
     for tenth in range(11):
-        chosen = set(order[: round(len(order) * tenth / 10)])
+        asked_for = round(len(order) * tenth / 10)
+        chosen = set(order[:asked_for])
         guessed = [asked[i] if i in chosen else local[i] for i in range(len(gold))]
-        curve.append({"share": tenth / 10, "f1": score(gold, guessed)["f1"]})
+        threshold = confidences[order[asked_for]] if asked_for < len(order) else 1.0
+        curve.append({"share": tenth / 10, "threshold": threshold, "f1": score(gold, guessed)["f1"]})
     return curve
 
 
@@ -123,8 +126,9 @@ def _print(result: dict[str, Any], way: Way, count: int) -> None:
     errors = ", ".join(f"{name} {100 * error:.1f}" for name, error in result["calibration"].items())
     print(f"calibration error of the entities' scores, %: {errors}")
     if "asking" in result:
-        curve = "  ".join(f"{100 * point['share']:.0f} %: {100 * point['f1']:.1f}" for point in result["asking"][::2])
-        print(f"F1 when the LLM is asked only where the local model is least sure, by share asked: {curve}")
+        points = [f"{100 * p['share']:.0f} %: {100 * p['f1']:.1f} ({p['threshold']:.2f})" for p in result["asking"][::2]]
+        print("F1 when the LLM is asked only where the local model is least sure, by share asked (and the threshold")
+        print(f"of when_uncertain that does so): {'  '.join(points)}")
 
 
 def _figures(scored: list[dict[str, float]]) -> list[str]:

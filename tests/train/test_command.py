@@ -32,6 +32,8 @@ def test_evaluate_prints_the_three_ways_as_json(
     assert list(scores) == ["llm", "local", "fused", "calibration", "asking"]
     first, *_, last = scores["asking"]
     assert (first["share"], last["share"]) == (0, 1) and first["f1"] == scores["local"]["f1"]
+    thresholds = [point["threshold"] for point in scores["asking"]]
+    assert thresholds == sorted(thresholds) and 0 < thresholds[0] < thresholds[-1] == 1
     assert last["f1"] == scores[str(folders.read(model_folder).way)]["f1"]
     assert set(scores["fused"]) == {"precision", "recall", "f1", "per_type"}
     gold = [document.spans for document in sample.test]

@@ -516,7 +516,9 @@ class LlmPart(_message.Message):
     wrong_language, unparsable. docs/bridge.md says what each means.
     """
     local_confidence: _builtins.float
-    """The local model's calibrated confidence in its own entities, 0 to 1, where the mode had to know it."""
+    """The local model's calibrated confidence in the least certain tag of its own answer, 0 to 1, where the mode had to
+    know it.
+    """
     @_builtins.property
     def answered_at(self) -> _timestamp_pb2.Timestamp:
         """When the LLM gave the answer that was used: now if fresh, earlier if remembered. Not there if absent or not known."""
