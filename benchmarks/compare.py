@@ -90,6 +90,10 @@ def classifier(encoder: str, packed: Path, folder: Path) -> Path:
         raise SystemExit(f"{encoder} is not the encoder of {packed}")
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_pretrained(found.folder, num_labels=LABELS, local_files_only=True)
+    types = model.base_model.embeddings.token_type_embeddings
+    if types.num_embeddings == 1:  # optimum exports with an example of two
+        types.weight = torch.nn.Parameter(types.weight.repeat(2, 1))
+        model.config.type_vocab_size = 2
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         if (found.folder / name).is_file():

@@ -126,7 +126,9 @@ def _print(result: dict[str, Any], way: Way, count: int) -> None:
     errors = ", ".join(f"{name} {100 * error:.1f}" for name, error in result["calibration"].items())
     print(f"calibration error of the entities' scores, %: {errors}")
     if "asking" in result:
-        points = [f"{100 * p['share']:.0f} %: {100 * p['f1']:.1f} ({p['threshold']:.2f})" for p in result["asking"][::2]]
+        points = [
+            f"{100 * p['share']:.0f} %: {100 * p['f1']:.1f} ({p['threshold']:.2f})" for p in result["asking"][::2]
+        ]
         print("F1 when the LLM is asked only where the local model is least sure, by share asked (and the threshold")
         print(f"of when_uncertain that does so): {'  '.join(points)}")
 

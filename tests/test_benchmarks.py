@@ -24,3 +24,15 @@ def test_latency_measures_every_section(bundle_folder: Path, tmp_path: Path) -> 
     assert found["memory"]["peak_mb"] >= found["memory"]["after_sweep_mb"] > 0
     assert "### cold start" in (tmp_path / "latency.md").read_text(encoding="utf-8")
     assert (tmp_path / "latency.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_compare_finds_the_same_answers_and_measures_in_turns(bundle_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "compare.py"), str(bundle_folder), "embedded", "--servers"]
+    tiny = ["--out", str(tmp_path), "--rounds", "1", "--calls", "1", "--seconds", "0.3"]
+    subprocess.run([*command, *tiny], check=True, capture_output=True, cwd=tmp_path, timeout=300)
+    found = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert found["same answers"]["same_labels"] > 0.8 and found["same answers"]["tokens"] > 1000
+    assert {"smallm", "transformers sdpa", "transformers eager", "optimum ONNX Runtime"} <= set(
+        found["in process, one text"]
+    )
