@@ -19,6 +19,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 
+from smallm.bundle import SLOW_ON_CPU
 from smallm.errors import ArtifactError
 from smallm_export.embeddings import compress
 from smallm_export.quantize import Feed, quantize
@@ -99,7 +100,9 @@ class Encoders:
 
 
 def _fuse(source: Path, target: Path, config: dict[str, Any]) -> None:
-    """ONNX Runtime's transformer fusions (attention, skip layer norm, GELU with bias); where none fits, a copy."""
+    """ONNX Runtime's transformer fusions (attention, GELU with bias); where none fits, a copy."""
+    options = FusionOptions("bert")
+    options.enable_skip_layer_norm = False  # see SLOW_ON_CPU; on other devices it is fused at loading
     logging.disable(logging.WARNING)
     try:
         optimized = optimize_model(
@@ -108,7 +111,7 @@ def _fuse(source: Path, target: Path, config: dict[str, Any]) -> None:
             num_heads=int(config.get("num_attention_heads", 0)),
             hidden_size=int(config.get("hidden_size", 0)),
             opt_level=0,
-            optimization_options=FusionOptions("bert"),
+            optimization_options=options,
         )
         optimized.save_model_to_file(str(target))
     finally:
@@ -119,7 +122,11 @@ def _time(graphs: Sequence[Path], feeds: Sequence[Feed]) -> list[float]:
     """Median milliseconds a text on one thread, the graphs taking turns."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    sessions = [onnxruntime.InferenceSession(one, options, providers=["CPUExecutionProvider"]) for one in graphs]
+    slow = list(SLOW_ON_CPU)
+    sessions = [
+        onnxruntime.InferenceSession(one, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow)
+        for one in graphs
+    ]
     taken: list[list[float]] = [[] for _ in graphs]
     for _ in range(ROUNDS):
         for session, times in zip(sessions, taken, strict=True):

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import onnxruntime
 
+from smallm.bundle import SLOW_ON_CPU
 from smallm.errors import ArtifactError
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-# Its kernel takes four times as long as the addition and the normalisation that it replaces.
-SLOW_ON_CPU = ["SkipLayerNormFusion"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -41,7 +40,7 @@ def open_session(
         raise ArtifactError(
             f"this onnxruntime has no {provider}; for a GPU install 'smallm[gpu]' instead of 'smallm[cpu]'"
         )
-    slow = SLOW_ON_CPU if device == "cpu" else []
+    slow = list(SLOW_ON_CPU) if device == "cpu" else []
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider], disabled_optimizers=slow)
     except Exception as error:  # onnxruntime raises its own unexported kinds
