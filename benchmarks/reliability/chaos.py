@@ -267,8 +267,6 @@ async def _bench(bundles: tuple[Path, Path], folder: Path, shifts: bool) -> Asyn
                 llm.url,
                 "--llm-model",
                 "m",
-                "--threads",
-                "1",
             ]
             server = Server(link, folder / "server.log", *flags, environment=environment)
             await server.serving()

@@ -22,7 +22,7 @@ async def run(bundles: tuple[Path, Path], folder: Path, reloads: int, stops: int
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "current"
     switch(link, require_bundle(bundles[0]))
-    server = Server(link, folder / "server.log", "--threads", "1")
+    server = Server(link, folder / "server.log")
     await server.serving()
     truth = Truth(bundles)
 

@@ -14,7 +14,7 @@ REFUSED_MS = 50.0
 async def run(bundle: Path, folder: Path, seconds: float, times: float) -> bool:
     """Print a table; whether p99 kept its bound. `times` is the load in capacities."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = Server(require_bundle(bundle), folder / "server.log", "--threads", "1")
+    server = Server(require_bundle(bundle), folder / "server.log")
     await server.serving()
     load = Load(server.address, 8, timeout_s=DEADLINE_S)
     capacity = await load.capacity(8)

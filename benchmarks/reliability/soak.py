@@ -17,7 +17,7 @@ RATIO, SLOPE_MB = 1.3, 10.0  # p99 of the end to the start's; growth after the f
 async def run(bundle: Path, folder: Path, requests: int, share: float) -> bool:
     """Print a table; whether it stayed flat and nothing was lost or wrong."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = Server(require_bundle(bundle), folder / "server.log", "--threads", "1")
+    server = Server(require_bundle(bundle), folder / "server.log")
     await server.serving()
     load = Load(server.address, 8, timeout_s=10.0)
     capacity = await load.capacity(8)
