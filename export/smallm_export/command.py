@@ -154,7 +154,7 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
     print_gates(console, name, written[1])
     hint = ""
     if name == "int8" and failing(written[1]):
-        ranked = [node for node in work.encoders.disturbance if node not in excluded]
+        ranked = work.encoders.ranked(work.folder / bundle.encoder_file(name), excluded)
         if args.search_exclude:
 
             def attempt(nodes: Sequence[str]) -> Written:
@@ -172,7 +172,7 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
             print_gates(console, name, written[1])
         worst = " ".join(ranked[:2])
         offer = "" if args.search_exclude else f"; --search-exclude finds a set that passes ({100 * FLIPS} % of tags)"
-        hint = f". int8 disturbs these most: --exclude {worst}{offer}"
+        hint = f". Leaving these alone helps most: --exclude {worst}{offer}"
         hint += "; --variants fp32 loses nothing; --no-gate accepts it"
     return admit(name, work, written, args.no_gate, hint)
 

@@ -1,4 +1,4 @@
-"""Evening out the inputs of MatMuls before int8, and naming those that int8 hurts most.
+"""Evening out the inputs of MatMuls before int8.
 
 An activation's few large channels take up the range of all; dividing each channel by a factor and multiplying
 the weight's row by it moves part of the range into the weights, which have a scale per column (SmoothQuant, Xiao
@@ -60,32 +60,29 @@ def observe(source: Path, feeds: Iterable[Feed]) -> dict[str, Input]:
     return {name: Input(np.concatenate(rows[name])[:ROWS], highest[name]) for name in names}
 
 
-def smooth(source: Path, target: Path, inputs: dict[str, Input], *, reduce_range: bool) -> dict[str, float]:
+def smooth(source: Path, target: Path, inputs: dict[str, Input], *, reduce_range: bool) -> None:
     """Write the graph at `source` to `target` with its MatMuls' inputs evened out, each by the share that serves it.
 
     The share is the one under which int8 (weights of 7 bits with `reduce_range`) disturbs the products least.
-    Returns how much it still disturbs each MatMul, as a share of its output, by node name.
     """
     model = onnx.load(source)
     constants = {one.name: one for one in model.graph.initializer}
-    nodes, errors = weighted(model), {}
+    nodes = weighted(model)
     for name, seen in inputs.items():
         users = [node for node in nodes if node.input[0] == name]
         weights = [numpy_helper.to_array(constants[node.input[1]]) for node in users]
         factors = [_factor(seen.highest, weights, share) for share in SHARES]
-        disturbed = [[_disturbance(seen.rows, one, weight, reduce_range) for weight in weights] for one in factors]
-        best = min(range(len(SHARES)), key=lambda index: sum(disturbed[index]))
-        factor = factors[best]
+        factor = min(
+            factors, key=lambda one: sum(_disturbance(seen.rows, one, weight, reduce_range) for weight in weights)
+        )
         model.graph.initializer.append(numpy_helper.from_array(1 / factor, f"{name}_factor"))
         scaled = helper.make_node("Mul", [name, f"{name}_factor"], [f"{name}_even"], name=f"{name}_even")
         first = next(index for index, node in enumerate(model.graph.node) if node.name == users[0].name)
         model.graph.node.insert(first, scaled)
-        for node, weight, error in zip(users, weights, disturbed[best], strict=True):
+        for node, weight in zip(users, weights, strict=True):
             node.input[0] = f"{name}_even"
             constants[node.input[1]].CopyFrom(numpy_helper.from_array(weight * factor[:, None], node.input[1]))
-            errors[node.name] = error
     onnx.save(model, target)
-    return errors
 
 
 def _factor(highest: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], share: float) -> NDArray[np.float32]:

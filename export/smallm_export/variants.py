@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from smallm.bundle import SLOW_ON_CPU
 from smallm.errors import ArtifactError
 from smallm_export.embeddings import compress
 from smallm_export.quantize import Feed, quantize
+from smallm_export.ranking import by_help
 from smallm_export.smooth import observe, smooth, weighted_names
 
 EMBEDDINGS = "embeddings"  # what --exclude calls them
@@ -33,16 +34,12 @@ ROUNDS = 5
 
 @dataclass
 class Encoders:
-    """The encoder in fp32 at `plain`, calibration feeds, and what was learned about it on the way.
-
-    `disturbance`: how much int8 hurts each MatMul, by name, worst first; filled by the first int8 graph.
-    """
+    """The encoder in fp32 at `plain`, and calibration feeds."""
 
     plain: Path
     config: Path  # config.json of the encoder
     feeds: Sequence[Feed]
     reduce_range: bool
-    disturbance: dict[str, float] = field(default_factory=dict)
 
     def write(self, variant: str, target: Path, exclude: Sequence[str]) -> dict[str, Any]:
         """Write the encoder of `variant` to `target`; what was done, for the manifest. Raises ArtifactError."""
@@ -65,13 +62,20 @@ class Encoders:
                 )
         return [node for node in nodes if any(name in node for name in names)]
 
+    def ranked(self, int8: Path, exclude: Sequence[str]) -> list[str]:
+        """The MatMuls quantised in the graph at `int8`, written without `exclude`, those to leave alone first."""
+        nodes = [name for name in weighted_names(self.plain) if name not in exclude]
+        return by_help(self._even, int8, nodes, self.feeds)
+
+    @property
+    def _even(self) -> Path:
+        return self.plain.with_name("even.onnx")
+
     def _int8(self, target: Path, exclude: Sequence[str]) -> dict[str, Any]:
-        even = self.plain.with_name("even.onnx")
-        if not even.exists():
-            disturbance = smooth(self.plain, even, observe(self.plain, self.feeds), reduce_range=self.reduce_range)
-            self.disturbance = dict(sorted(disturbance.items(), key=lambda item: -item[1]))
-        left = [name for name in self.disturbance if name not in exclude]
-        quantize(even, target, self.feeds, left, reduce_range=self.reduce_range)
+        if not self._even.exists():
+            smooth(self.plain, self._even, observe(self.plain, self.feeds), reduce_range=self.reduce_range)
+        left = [name for name in weighted_names(self.plain) if name not in exclude]
+        quantize(self._even, target, self.feeds, left, reduce_range=self.reduce_range)
         embeddings = "fp32"
         if EMBEDDINGS not in exclude:
             compress(target)
