@@ -168,7 +168,9 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
                 excluded = [EMBEDDINGS, *excluded]
                 found, written = search()
             left = [*excluded, *found]
-            console.print(f"int8 leaves {len(left)} parts alone: --exclude {' '.join(left)}", soft_wrap=True)
+            console.print(
+                f"int8 leaves {len(left)} part{'s' * (len(left) > 1)} alone: --exclude {' '.join(left)}", soft_wrap=True
+            )
             print_gates(console, name, written[1])
         worst = " ".join(ranked[:2])
         offer = "" if args.search_exclude else f"; --search-exclude finds a set that passes ({100 * FLIPS} % of tags)"
