@@ -159,7 +159,7 @@ class BridgeSettings(Section):
     """`endpoint` in order of preference. `threshold` is the local confidence under which WHEN_UNCERTAIN asks."""
 
     mode: Mode = Mode.WAIT
-    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     store: str = ""
     wait_s: PositiveFloat = 30.0
     reserve_s: NonNegativeFloat = 0.25
