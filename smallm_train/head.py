@@ -68,14 +68,13 @@ class Head(nn.Module):
         """Fit what the head knows of its input's scale on training features (tokens, layers, hidden)."""
 
     def constrained_each(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(start (N,), transitions (members, N, N)), as `constrained`."""
+        """(start (N,), transitions (members, N, N)) with the moves closed that BIO forbids."""
         return self.get_buffer("start"), self.transitions.masked_fill(self.get_buffer("closed"), FORBIDDEN)
 
     def constrained(self, member: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(start, transitions) of a member, or of all averaged, with the moves closed that BIO forbids."""
-        start, closed = self.get_buffer("start"), self.get_buffer("closed")
-        transitions = self.transitions.mean(0) if member is None else self.transitions[member]
-        return start, transitions.masked_fill(closed, FORBIDDEN)
+        """(start (N,), transitions (N, N)) of a member, or of all averaged, as `constrained_each`."""
+        start, transitions = self.constrained_each()
+        return start, transitions.mean(0) if member is None else transitions[member]
 
     def num_parameters(self) -> int:
         """Trainable parameters, counted as the paper counts them."""

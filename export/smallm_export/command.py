@@ -153,7 +153,7 @@ def _gated(name: str, work: Work, models: Sequence[Model], args: argparse.Namesp
     written = work.write_variant(name, models, excluded)
     print_gates(console, name, written[1])
     hint = ""
-    if name == "int8" and failing(written[1]):
+    if name == "int8" and failing(written[1]) and (args.search_exclude or not args.no_gate):
         ranked = work.encoders.ranked(work.folder / bundle.encoder_file(name), excluded)
         if args.search_exclude:
 

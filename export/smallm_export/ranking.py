@@ -14,7 +14,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-Feed = dict[str, Any]
+from smallm_export.quantize import Feed
+
 TEXTS = 32  # that the outputs are compared on
 TINY = 1e-3
 

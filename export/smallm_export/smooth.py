@@ -18,9 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from smallm_export.quantize import Feed
+
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of an activation's range that may move into the weights
 ROWS = 2000  # of each activation kept to compare int8 with fp32 on
-Feed = dict[str, Any]
 
 
 @dataclass(frozen=True)

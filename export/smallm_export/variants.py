@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Encoders:
 
         Raises ArtifactError if one names none.
         """
-        nodes = [EMBEDDINGS, *weighted_names(self.plain)]
+        nodes = [EMBEDDINGS, *self._matmuls]
         for name in names:
             if not any(name in node for node in nodes):
                 raise ArtifactError(
@@ -64,8 +65,12 @@ class Encoders:
 
     def ranked(self, int8: Path, exclude: Sequence[str]) -> list[str]:
         """The MatMuls quantised in the graph at `int8`, written without `exclude`, those to leave alone first."""
-        nodes = [name for name in weighted_names(self.plain) if name not in exclude]
+        nodes = [name for name in self._matmuls if name not in exclude]
         return by_help(self._even, int8, nodes, self.feeds)
+
+    @cached_property
+    def _matmuls(self) -> list[str]:
+        return weighted_names(self.plain)
 
     @property
     def _even(self) -> Path:
@@ -74,7 +79,7 @@ class Encoders:
     def _int8(self, target: Path, exclude: Sequence[str]) -> dict[str, Any]:
         if not self._even.exists():
             smooth(self.plain, self._even, observe(self.plain, self.feeds), reduce_range=self.reduce_range)
-        left = [name for name in weighted_names(self.plain) if name not in exclude]
+        left = [name for name in self._matmuls if name not in exclude]
         quantize(self._even, target, self.feeds, left, reduce_range=self.reduce_range)
         embeddings = "fp32"
         if EMBEDDINGS not in exclude:
@@ -126,9 +131,8 @@ def _time(graphs: Sequence[Path], feeds: Sequence[Feed]) -> list[float]:
     """Median milliseconds a text on one thread, the graphs taking turns."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    slow = list(SLOW_ON_CPU)
     sessions = [
-        onnxruntime.InferenceSession(one, options, providers=["CPUExecutionProvider"], disabled_optimizers=slow)
+        onnxruntime.InferenceSession(one, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_ON_CPU)
         for one in graphs
     ]
     taken: list[list[float]] = [[] for _ in graphs]

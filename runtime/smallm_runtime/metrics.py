@@ -57,14 +57,14 @@ class ServerMetrics:
         self.seconds = Histogram(
             "smallm_call_seconds", "Calls from first to last byte", ["method"], registry=self.registry, buckets=_SECONDS
         )
-        self.stages = Histogram(
+        stages = Histogram(
             "smallm_text_seconds",
             "Texts by stage: llm, queue, model, total",
             ["stage"],
             registry=self.registry,
             buckets=_SECONDS,
         )
-        self._stages = {stage: self.stages.labels(stage) for stage in ("llm", "queue", "model", "total")}
+        self._stages = {stage: stages.labels(stage) for stage in ("llm", "queue", "model", "total")}
         self.batches = Histogram(
             "smallm_text_batch_size", "Texts that shared a text's batch", registry=self.registry, buckets=_BATCH
         )

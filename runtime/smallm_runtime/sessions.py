@@ -40,7 +40,7 @@ def open_session(
         raise ArtifactError(
             f"this onnxruntime has no {provider}; for a GPU install 'smallm[gpu]' instead of 'smallm[cpu]'"
         )
-    slow = list(SLOW_ON_CPU) if device == "cpu" else []
+    slow = SLOW_ON_CPU if device == "cpu" else ()
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[provider], disabled_optimizers=slow)
     except Exception as error:  # onnxruntime raises its own unexported kinds
